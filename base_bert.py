@@ -1,0 +1,150 @@
+"""Weights in and out: initialisation, loading pretrained checkpoints of every naming, saving."""
+
+import os
+import re
+
+import safetensors
+import torch
+import torch.nn as nn
+from safetensors.torch import load_file, save_file
+
+from config import DOWNLOAD_ARGUMENTS, BertConfig, PretrainedConfig
+from utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME, UserError, get_parameter_dtype, pretrained_file
+
+# Hugging Face's name of a part -> ours, for the keys below the optional prefix "bert.".
+HUGGING_FACE_NAMES = {
+    "embeddings.word_embeddings.": "word_embedding.",
+    "embeddings.position_embeddings.": "pos_embedding.",
+    "embeddings.token_type_embeddings.": "tk_type_embedding.",
+    "embeddings.LayerNorm.": "embed_layer_norm.",
+    "embeddings.position_ids": "position_ids",
+    "encoder.layer.": "bert_layers.",
+    ".attention.self.": ".self_attention.",
+    ".attention.output.dense.": ".attention_dense.",
+    ".attention.output.LayerNorm.": ".attention_layer_norm.",
+    ".intermediate.dense.": ".interm_dense.",
+    ".output.dense.": ".out_dense.",
+    ".output.LayerNorm.": ".out_layer_norm.",
+    "pooler.dense.": "pooler_dense.",
+}
+# TensorFlow's names of a layer norm's scale and shift, still found in old checkpoints.
+TENSORFLOW_NAMES = {".gamma": ".weight", ".beta": ".bias"}
+
+
+def from_hugging_face(key):
+    """Return our name of a checkpoint key, written by Hugging Face, by TensorFlow or by us."""
+    key = re.sub(r"^bert\.", "", key)
+    for theirs, ours in {**HUGGING_FACE_NAMES, **TENSORFLOW_NAMES}.items():
+        key = key.replace(theirs, ours)
+    return key
+
+
+def to_hugging_face(key):
+    """Return Hugging Face's name of one of our keys: the inverse of `from_hugging_face`."""
+    for theirs, ours in HUGGING_FACE_NAMES.items():
+        key = key.replace(ours, theirs)
+    return key
+
+
+def load_tensors(path):
+    """Read a dict of tensors from a .safetensors file, or from a pickle that holds nothing but tensors.
+
+    Raises UserError for a damaged file and for a pickle that would run code.
+    """
+    try:
+        if str(path).endswith(".safetensors"):
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (safetensors.SafetensorError, RuntimeError, EOFError, ValueError) as error:
+        raise UserError(f"cannot read weights from {path}: {error}. Fetch the file again.") from error
+    except Exception as error:  # pickle.UnpicklingError, or whatever else a hostile pickle provokes
+        raise UserError(f"{path} holds more than tensors, and unpickling it could run code: refused ({error}). "
+                        "Use a model.safetensors in its place.") from error
+
+
+class BertPreTrainedModel(nn.Module):
+    """Base class of the models: initial weights, `from_pretrained`, `save_pretrained`."""
+
+    config_class = BertConfig
+    base_model_prefix = "bert"
+
+    def __init__(self, config: PretrainedConfig, *inputs, **kwargs):
+        super().__init__()
+        self.config = config
+        self.name_or_path = config.name_or_path
+
+    @property
+    def dtype(self):
+        """The dtype of the parameters."""
+        return get_parameter_dtype(self)
+
+    def init_weights(self):
+        """Draw every module's initial weights."""
+        self.apply(self._init_weights)
+
+    def _init_weights(self, module):
+        """Draw one module's weights: N(0, initializer_range²), zero biases, unit layer norms."""
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            nn.init.zeros_(module.weight[module.padding_idx])
+        if isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+        if isinstance(module, (nn.Linear, nn.LayerNorm)) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path, *model_args, **kwargs):
+        """Return the model with pretrained weights, in evaluation mode.
+
+        `name_or_path` is a hub id, a directory, a weights file, a URL, or "minilm" for the packaged
+        weights; model.safetensors is preferred to pytorch_model.bin. Keywords: `config` (a config,
+        or where to read one), `state_dict` (weights at hand, in place of the file's),
+        `output_loading_info` (also return what did not fit), the download arguments of the contract;
+        any other overrides the config attribute of its name, or goes to the model.
+        Raises UserError when there is no such model, or with a list of missing and misshapen keys.
+        """
+        config = kwargs.pop("config", None)
+        state_dict = kwargs.pop("state_dict", None)
+        output_loading_info = kwargs.pop("output_loading_info", False)
+        download = {name: kwargs.pop(name) for name in DOWNLOAD_ARGUMENTS if name in kwargs}
+
+        if not isinstance(config, PretrainedConfig):
+            source = config if config is not None else name_or_path
+            config, kwargs = cls.config_class.from_pretrained(source, return_unused_kwargs=True, **download, **kwargs)
+        model = cls(config, *model_args, **kwargs)
+
+        source = "state_dict"
+        if state_dict is None:
+            source = pretrained_file(str(name_or_path), (SAFE_WEIGHTS_NAME, WEIGHTS_NAME), **download)
+            state_dict = load_tensors(source)
+        loading_info = model._load_pretrained(state_dict, source)
+        model.eval()
+        return (model, loading_info) if output_loading_info else model
+
+    def _load_pretrained(self, state_dict, source):
+        """Copy a checkpoint's tensors into this model; return what was left over."""
+        own = self.state_dict()
+        found = {from_hugging_face(key): tensor for key, tensor in state_dict.items()}
+        found.pop("position_ids", None)  # a constant, not a weight
+        own.pop("position_ids", None)
+
+        missing = sorted(own.keys() - found.keys())
+        misshapen = [f"{key}: {tuple(found[key].shape)} in the file, {tuple(own[key].shape)} in the model"
+                     for key in sorted(own.keys() & found.keys()) if found[key].shape != own[key].shape]
+        if missing or misshapen:
+            raise UserError("\n  ".join(
+                [f"the weights in {source} do not fit {type(self).__name__} with this config.json:"]
+                + [f"missing {key}" for key in missing] + [f"misshapen {line}" for line in misshapen]))
+
+        self.load_state_dict({key: found[key] for key in own}, strict=False)
+        # The heads of pre-training (cls.*) are expected to be there and of no use here.
+        unexpected = sorted(key for key in found.keys() - own.keys() if not key.startswith("cls."))
+        return {"missing_keys": [], "unexpected_keys": unexpected, "mismatched_keys": [], "error_msgs": []}
+
+    def save_pretrained(self, directory):
+        """Write config.json and model.safetensors, with Hugging Face's names, into `directory`."""
+        self.config.save_pretrained(directory)
+        tensors = {to_hugging_face(key): tensor.contiguous() for key, tensor in self.state_dict().items()
+                   if key != "position_ids"}
+        save_file(tensors, os.path.join(directory, SAFE_WEIGHTS_NAME), metadata={"format": "pt"})
