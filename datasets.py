@@ -1,0 +1,308 @@
+"""Files to batches: readers for the course's files, data sets that tokenize once, length buckets.
+
+Rows are plain tuples, as the course has them: (sentence, label, id) and (sentence1, sentence2, label,
+id); the rows of a test file lack the label.
+"""
+
+import csv
+import os
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from tokenizer import BertTokenizer
+from utils import UserError, default_cache_dir
+
+TRUNCATIONS = ("head", "tail", "head+tail")
+EVAL_BATCH_SIZE = 64
+# Padded tokens a batch may hold. bert-base trains on 8,192 in fp32 within 16 GB of memory.
+MAX_TOKENS_TRAIN, MAX_TOKENS_EVAL = 8192, 16384
+
+
+def preprocess_string(s):
+    """Lower-case a text and set its full stops, question marks, commas and apostrophes apart."""
+    for mark in ".?,'":
+        s = s.replace(mark, f" {mark}")
+    return " ".join(s.lower().split())
+
+
+def lower_strip(s):
+    """Lower-case a text and strip the white space around it."""
+    return s.lower().strip()
+
+
+class FileFormat(NamedTuple):
+    """What one task's files hold: the text columns, how they are cleaned, the label and its range."""
+
+    texts: tuple
+    clean: callable
+    label: str
+    type: type
+    maximum: int
+
+
+SENTIMENT = FileFormat(("sentence",), lower_strip, "sentiment", int, 4)
+PARAPHRASE = FileFormat(("sentence1", "sentence2"), preprocess_string, "is_duplicate", int, 1)
+SIMILARITY = FileFormat(("sentence1", "sentence2"), preprocess_string, "similarity", float, 5)
+
+
+def read_table(path, columns=()):
+    """Yield (line number, {column: text}) for the rows of a tab-separated file with a header line.
+
+    Raises UserError when the file is missing, is no UTF-8 text, or lacks one of `columns`.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"no data file {path}; `python -m scripts.download_data` fetches the course's files, "
+                        "and --demo runs on the sample data without them")
+    with open(path, encoding="utf-8") as file:
+        reader = csv.DictReader(file, delimiter="\t")
+        try:
+            absent = [column for column in columns if column not in (reader.fieldnames or [])]
+            if absent:
+                raise UserError(f"{path}, line 1: no column {', '.join(absent)} in the header {reader.fieldnames}; "
+                                "is this the file of another task?")
+            for record in reader:
+                yield reader.line_num, record
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"{path}, after line {reader.line_num}: {error}; save it as tab-separated UTF-8") from error
+
+
+def parse_label(text, form, path, line):
+    """Return the label of `form` that a cell's text spells, or raise UserError naming file and line."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 <= value <= form.maximum or (form.type is int and value != int(value)):
+        kind = "a whole number" if form.type is int else "a number"
+        raise UserError(f"{path}, line {line}: {form.label} is {text!r}, but must be {kind} "
+                        f"from 0 to {form.maximum}; mend or remove the row")
+    return form.type(value)
+
+
+def read_rows(path, form, labelled=True):
+    """Read one file into rows; prints how many, and how many were skipped for want of a label."""
+    rows, unlabelled = [], 0
+    for line, record in read_table(path, ("id", *form.texts, *([form.label] if labelled else []))):
+        row = [form.clean(record[column] or "") for column in form.texts]
+        if labelled:
+            if not (record[form.label] or "").strip():
+                unlabelled += 1
+                continue
+            row.append(parse_label(record[form.label], form, path, line))
+        rows.append((*row, lower_strip(record["id"])))
+    skipped = f" ({unlabelled} rows without a label skipped)" if unlabelled else ""
+    print(f"load {len(rows)} data from {path}{skipped}")
+    return rows
+
+
+def prediction_ids(path):
+    """Return the ids that predictions for this file must hold, in file order: all rows not left unlabelled."""
+    labels = {form.label for form in (SENTIMENT, PARAPHRASE, SIMILARITY)}
+    return [lower_strip(record["id"]) for _, record in read_table(path, ("id",))
+            if all((record[column] or "").strip() for column in labels & record.keys())]
+
+
+def load_multitask_data(sentiment_filename, paraphrase_filename, similarity_filename, split="train"):
+    """Return (sst rows, num_labels, para rows, sts rows) of one split: "train", "dev" or "test".
+
+    `num_labels` maps each sentiment label to the order in which it was met, and is empty for "test".
+    A file name of None leaves its task out: no rows.
+    """
+    labelled = split != "test"
+    sst, para, sts = (
+        read_rows(filename, form, labelled) if filename else []
+        for filename, form in ((sentiment_filename, SENTIMENT), (paraphrase_filename, PARAPHRASE),
+                               (similarity_filename, SIMILARITY))
+    )
+    num_labels = {label: index for index, label in enumerate(dict.fromkeys(row[1] for row in sst))} if labelled else {}
+    return sst, num_labels, para, sts
+
+
+def load_multitask_test_data(*args, **kwargs):
+    """Raise: the 2023 edition's function read files that never existed."""
+    raise UserError("load_multitask_test_data is no longer there; "
+                    "call load_multitask_data(sst_file, para_file, sts_file, split='test')")
+
+
+@lru_cache(maxsize=4)
+def load_tokenizer(pretrained, cache_dir):
+    """Return the tokenizer of `pretrained`, one for all data sets."""
+    return BertTokenizer.from_pretrained(pretrained, cache_dir=cache_dir)
+
+
+def truncate(ids, max_length, side="head"):
+    """Cut [CLS] ... [SEP] to max_length ids, keeping both ends and the text's head, tail, or both.
+
+    "head+tail" keeps a quarter from the head and the rest from the tail, the 128 + 382 of 510 that
+    Sun et al. 2019 (https://arxiv.org/abs/1905.05583, section 5.3.1) found best.
+    """
+    excess = len(ids) - max_length
+    if excess <= 0:
+        return ids
+    head = {"head": max_length - 2, "tail": 0, "head+tail": (max_length - 2) // 4}[side]
+    return ids[: 1 + head] + ids[1 + head + excess :]
+
+
+def pad(sequences):
+    """Return lists of ids as (token_ids, attention_mask), two (B, T) int64 tensors padded with 0."""
+    lengths = np.array([len(ids) for ids in sequences])
+    mask = np.arange(lengths.max()) < lengths[:, None]  # (B, T)
+    token_ids = np.zeros(mask.shape, dtype=np.int64)
+    token_ids[mask] = np.concatenate(sequences)
+    return torch.from_numpy(token_ids), torch.from_numpy(mask.astype(np.int64))
+
+
+class TextDataset(Dataset):
+    """Rows with the tokenizer that `args.pretrained` names; every text is tokenized once."""
+
+    def __init__(self, dataset, args):
+        self.dataset = dataset
+        self.p = args
+        self.tokenizer = load_tokenizer(getattr(args, "pretrained", "bert-base-uncased"), default_cache_dir())
+        self.max_length = getattr(args, "max_length", None) or self.tokenizer.model_max_length
+        self.truncation = getattr(args, "truncation", "head")
+        self._ids = {}
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        return self.dataset[index]
+
+    def encode(self, text):
+        """Return the ids of [CLS] text [SEP], cut to max_length."""
+        ids = self._ids.get(text)
+        if ids is None:
+            ids = truncate(self.tokenizer.encode(text), self.max_length, self.truncation)
+            self._ids[text] = ids
+        return ids
+
+
+class SentenceClassificationTestDataset(TextDataset):
+    """Sentences without labels: rows (sentence, id)."""
+
+    def lengths(self):
+        """Return each row's number of tokens."""
+        return np.array([len(self.encode(row[0])) for row in self.dataset])
+
+    def pad_data(self, data):
+        """Return (token_ids, attention_mask, sents, sent_ids) of rows (sentence, id)."""
+        sents = [row[0] for row in data]
+        return *pad([self.encode(sent) for sent in sents]), sents, [row[-1] for row in data]
+
+    def collate_fn(self, all_data):
+        """Return the batch of the contract: tensors (B, T), lists of length B."""
+        return dict(zip(("token_ids", "attention_mask", "sents", "sent_ids"), self.pad_data(all_data), strict=True))
+
+
+class SentenceClassificationDataset(SentenceClassificationTestDataset):
+    """Labelled sentences: rows (sentence, label, id)."""
+
+    def pad_data(self, data):
+        """Return (token_ids, attention_mask, labels, sents, sent_ids), labels int64."""
+        token_ids, attention_mask, sents, sent_ids = super().pad_data(data)
+        return token_ids, attention_mask, torch.tensor([row[1] for row in data]), sents, sent_ids
+
+    def collate_fn(self, all_data):
+        """Return the batch of the contract: tensors (B, T), labels (B,), lists of length B."""
+        names = ("token_ids", "attention_mask", "labels", "sents", "sent_ids")
+        return dict(zip(names, self.pad_data(all_data), strict=True))
+
+
+class SentencePairTestDataset(TextDataset):
+    """Pairs without labels: rows (sentence1, sentence2, id)."""
+
+    def lengths(self):
+        """Return each row's number of tokens once both texts are packed into one sequence."""
+        packed = [len(self.encode(row[0])) + len(self.encode(row[1])) - 1 for row in self.dataset]
+        return np.minimum(packed, self.max_length)
+
+    def pad_data(self, data):
+        """Return ids, types and mask of the first texts, the same of the second, and the ids of the rows."""
+        columns = []
+        for side in (0, 1):
+            token_ids, attention_mask = pad([self.encode(row[side]) for row in data])
+            columns += [token_ids, torch.zeros_like(token_ids), attention_mask]
+        return *columns, [row[-1] for row in data]
+
+    names = [f"{name}_{side}" for side in (1, 2) for name in ("token_ids", "token_type_ids", "attention_mask")]
+
+    def collate_fn(self, all_data):
+        """Return the batch of the contract: tensors (B, T1) and (B, T2), a list of length B."""
+        return dict(zip([*self.names, "sent_ids"], self.pad_data(all_data), strict=True))
+
+
+class SentencePairDataset(SentencePairTestDataset):
+    """Labelled pairs: rows (sentence1, sentence2, label, id); regression labels are float64 here."""
+
+    def __init__(self, dataset, args, isRegression=False):
+        super().__init__(dataset, args)
+        self.isRegression = isRegression
+
+    def pad_data(self, data):
+        """As without labels, with labels (B,) before the ids of the rows."""
+        *columns, sent_ids = super().pad_data(data)
+        labels = torch.tensor([row[2] for row in data], dtype=torch.float64 if self.isRegression else torch.int64)
+        return *columns, labels, sent_ids
+
+    def collate_fn(self, all_data):
+        """Return the batch of the contract: tensors (B, T1) and (B, T2), labels (B,), a list of length B."""
+        return dict(zip([*self.names, "labels", "sent_ids"], self.pad_data(all_data), strict=True))
+
+
+class BucketBatchSampler(Sampler):
+    """Batches of rows of about equal length, so that little of a batch is padding.
+
+    `lengths` (N,) are token counts. A batch holds at most `batch_size` rows and at most `max_tokens`
+    padded tokens. With `shuffle`, rows are shuffled, sorted by length within pools of 64 batches, and
+    the batches shuffled: a function of seed and epoch alone, whatever else draws random numbers.
+    """
+
+    POOL = 64
+
+    def __init__(self, lengths, batch_size, max_tokens=MAX_TOKENS_TRAIN, shuffle=True, seed=0):
+        self.lengths = np.asarray(lengths)
+        self.batch_size, self.max_tokens, self.shuffle, self.seed = batch_size, max_tokens, shuffle, seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch):
+        """Choose the epoch whose order the next iteration has."""
+        self.epoch = epoch
+
+    def batches(self, epoch):
+        """Return one epoch's batches, lists of row indices."""
+        rng = np.random.default_rng((self.seed, epoch))
+        order = rng.permutation(len(self.lengths)) if self.shuffle else np.arange(len(self.lengths))
+        pool = self.batch_size * self.POOL if self.shuffle else max(len(order), 1)
+        batches = []
+        for start in range(0, len(order), pool):
+            chunk = order[start : start + pool]
+            chunk = chunk[np.argsort(-self.lengths[chunk], kind="stable")]  # longest first
+            while len(chunk):
+                rows = min(self.batch_size, max(1, self.max_tokens // self.lengths[chunk[0]]))
+                batches.append(chunk[:rows].tolist())
+                chunk = chunk[rows:]
+        return [batches[i] for i in rng.permutation(len(batches))] if self.shuffle else batches
+
+    def __iter__(self):
+        return iter(self.batches(self.epoch))
+
+    def __len__(self):
+        return len(self.batches(self.epoch))
+
+    def padding_share(self, epoch=0):
+        """Return the share of one epoch's padded tokens that is padding, from 0 to 1."""
+        padded = sum(self.lengths[batch].max() * len(batch) for batch in self.batches(epoch))
+        return 1 - self.lengths.sum() / padded
+
+
+def bucket_loader(dataset, batch_size=EVAL_BATCH_SIZE, max_tokens=MAX_TOKENS_EVAL, shuffle=False, seed=0):
+    """Return a DataLoader over length buckets; training shuffles, evaluation goes longest first."""
+    sampler = BucketBatchSampler(dataset.lengths(), batch_size, max_tokens, shuffle, seed)
+    # A loader draws a seed whenever it is iterated: from its own generator, so that an evaluation in
+    # between leaves the random numbers of training as they were.
+    return DataLoader(dataset, batch_sampler=sampler, collate_fn=dataset.collate_fn, generator=torch.Generator())

@@ -1,0 +1,194 @@
+"""Logits to scores and prediction files.
+
+The functions named `model_*` are the course's: they take its loaders and any model with the three
+`predict_*` methods, and return Python floats and lists.
+"""
+
+import json
+import os
+import warnings
+
+import numpy as np
+import torch
+from sklearn.metrics import accuracy_score, f1_score
+
+from datasets import (
+    SentenceClassificationDataset,
+    SentenceClassificationTestDataset,
+    SentencePairDataset,
+    SentencePairTestDataset,
+    bucket_loader,
+    load_multitask_data,
+)
+from utils import atomic_write
+
+TASKS = ("sst", "para", "sts")
+HEADERS = {
+    "sst": "id \t Predicted_Sentiment \n",
+    "para": "id \t Predicted_Is_Paraphrase \n",
+    "sts": "id \t Predicted_Similiary \n",  # sic: the leaderboard has accepted exactly these bytes
+}
+WEIGHTS_RECORD = "weights.json"
+
+
+def pearson(predictions, labels):
+    """Return the Pearson correlation of two lists; 0.0 with a warning where it is undefined."""
+    if len(labels) < 2 or np.ptp(predictions) == 0 or np.ptp(labels) == 0:
+        warnings.warn("constant similarity scores have no correlation with the labels: scored 0.0", stacklevel=2)
+        return 0.0
+    return float(np.corrcoef(predictions, labels)[0, 1])
+
+
+def overall_score(scores):
+    """Return the leaderboard's mean of {task: metric}, in which a correlation counts as (r + 1) / 2."""
+    return sum((score + 1) / 2 if task == "sts" else score for task, score in scores.items()) / len(scores)
+
+
+@torch.no_grad()
+def collect(loader, model, logits_of):
+    """Run `logits_of(batch)` over a loader in evaluation mode; return (logits, labels, sents, sent_ids).
+
+    Logits are one CPU tensor; labels and sents are empty lists where the batches have none.
+    """
+    model.eval()
+    logits, labels, sents, sent_ids = [], [], [], []
+    for batch in loader:
+        logits.append(logits_of(batch).float())
+        if "labels" in batch:
+            labels += batch["labels"].flatten().tolist()
+        sents += batch.get("sents", [])
+        sent_ids += batch["sent_ids"]
+    # Only here does the host wait for the device.
+    return torch.cat(logits).cpu() if logits else torch.empty(0), labels, sents, sent_ids
+
+
+def predict_sentiment(loader, model, device):
+    """As `collect`, with the model's sentiment logits (N, 5)."""
+    return collect(loader, model, lambda batch: model.predict_sentiment(
+        batch["token_ids"].to(device), batch["attention_mask"].to(device)))
+
+
+def predict_pairs(loader, model, predict, device):
+    """As `collect`, with the logits (N,) of the model's method `predict` over pairs."""
+    names = ("token_ids_1", "attention_mask_1", "token_ids_2", "attention_mask_2")
+    return collect(loader, model, lambda batch: predict(*(batch[name].to(device) for name in names)).flatten())
+
+
+def to_classes(logits):
+    """Return the most likely class of each row of logits (N, K), a list of ints."""
+    return logits.argmax(dim=-1).tolist()
+
+
+def to_paraphrase(logits):
+    """Return 1.0 where the probability of a paraphrase is above a half, else 0.0."""
+    return (logits > 0).float().tolist()
+
+
+def sentiment_scores(logits, labels, sents, sent_ids):
+    """Return (acc, f1, y_pred, y_true, sents, sent_ids); f1 is the macro average."""
+    y_pred = to_classes(logits)
+    return (float(accuracy_score(labels, y_pred)), float(f1_score(labels, y_pred, average="macro")),
+            y_pred, labels, sents, sent_ids)
+
+
+def model_eval_sst(dataloader, model, device):
+    """Return (acc, f1, y_pred, y_true, sents, sent_ids) of `predict_sentiment` on labelled sentences."""
+    return sentiment_scores(*predict_sentiment(dataloader, model, device))
+
+
+def model_eval_multitask(sentiment_dataloader, paraphrase_dataloader, sts_dataloader, model, device):
+    """Return sst, para, sts × (metric, predictions, ids) on labelled data, in the loaders' order.
+
+    The metrics are accuracy, accuracy and Pearson correlation; a loader of None gives (None, [], []).
+    """
+    results = []
+    if sentiment_dataloader is None:
+        results += [None, [], []]
+    else:
+        acc, _, y_pred, _, _, sent_ids = model_eval_sst(sentiment_dataloader, model, device)
+        results += [acc, y_pred, sent_ids]
+    for loader, predict, decide, metric in (
+        (paraphrase_dataloader, model.predict_paraphrase, to_paraphrase, lambda p, y: float(accuracy_score(y, p))),
+        (sts_dataloader, model.predict_similarity, torch.Tensor.tolist, pearson),
+    ):
+        if loader is None:
+            results += [None, [], []]
+        else:
+            logits, labels, _, sent_ids = predict_pairs(loader, model, predict, device)
+            predictions = decide(logits)
+            results += [metric(predictions, labels), predictions, sent_ids]
+    return tuple(results)
+
+
+def model_eval_test_multitask(sentiment_dataloader, paraphrase_dataloader, sts_dataloader, model, device):
+    """Return sst, para, sts × (predictions, ids) on unlabelled data; a loader of None gives ([], [])."""
+    results = []
+    if sentiment_dataloader is None:
+        results += [[], []]
+    else:
+        logits, _, _, sent_ids = predict_sentiment(sentiment_dataloader, model, device)
+        results += [to_classes(logits), sent_ids]
+    for loader, predict, decide in ((paraphrase_dataloader, model.predict_paraphrase, to_paraphrase),
+                                    (sts_dataloader, model.predict_similarity, torch.Tensor.tolist)):
+        if loader is None:
+            results += [[], []]
+        else:
+            logits, _, _, sent_ids = predict_pairs(loader, model, predict, device)
+            results += [decide(logits), sent_ids]
+    return tuple(results)
+
+
+def write_predictions(path, header, ids, predictions_by_id):
+    """Write `{id} , {prediction} \\n` for every id, in the order of `ids`; the file is whole or not there."""
+    with atomic_write(path) as file:
+        file.write(header)
+        file.writelines(f"{sent_id} , {predictions_by_id[sent_id]} \n" for sent_id in ids)
+
+
+def record_weights(path, pretrained):
+    """Note in weights.json, beside a prediction file, which pretrained weights it came from."""
+    record_path = os.path.join(os.path.dirname(path), WEIGHTS_RECORD)
+    record = {}
+    if os.path.exists(record_path):
+        with open(record_path, encoding="utf-8") as file:
+            record = json.load(file)
+    record[os.path.basename(path)] = pretrained
+    with atomic_write(record_path) as file:
+        json.dump(record, file, indent=2, sort_keys=True)
+        file.write("\n")
+
+
+def multitask_loaders(args, split):
+    """Return ({task: loader}, {task: rows}) of one split over the tasks in `args.tasks`, longest batch first."""
+    tasks = getattr(args, "tasks", TASKS)
+    files = [getattr(args, f"{task}_{split}") if task in tasks else None for task in TASKS]
+    sst, _, para, sts = load_multitask_data(*files, split=split)
+    if split == "test":
+        datasets = {"sst": SentenceClassificationTestDataset(sst, args), "para": SentencePairTestDataset(para, args),
+                    "sts": SentencePairTestDataset(sts, args)}
+    else:
+        datasets = {"sst": SentenceClassificationDataset(sst, args), "para": SentencePairDataset(para, args),
+                    "sts": SentencePairDataset(sts, args, isRegression=True)}
+    loaders = {task: bucket_loader(datasets[task]) for task in TASKS if task in tasks}
+    return loaders, {task: datasets[task].dataset for task in loaders}
+
+
+def test_model_multitask(args, model, device):
+    """Score the dev sets and write the six prediction files that `args` names; return {task: dev metric}."""
+    loaders, rows = multitask_loaders(args, "dev")
+    results = model_eval_multitask(*(loaders.get(task) for task in TASKS), model, device)
+    scores = {task: results[3 * i] for i, task in enumerate(TASKS) if task in loaders}
+    predictions = {task: dict(zip(results[3 * i + 2], results[3 * i + 1], strict=True))
+                   for i, task in enumerate(TASKS)}
+    files = [(task, getattr(args, f"{task}_dev_out"), rows[task], predictions[task]) for task in loaders]
+
+    loaders, rows = multitask_loaders(args, "test")
+    results = model_eval_test_multitask(*(loaders.get(task) for task in TASKS), model, device)
+    predictions = {task: dict(zip(results[2 * i + 1], results[2 * i], strict=True)) for i, task in enumerate(TASKS)}
+    files += [(task, getattr(args, f"{task}_test_out"), rows[task], predictions[task]) for task in loaders]
+
+    for task, path, task_rows, predictions_by_id in files:
+        write_predictions(path, HEADERS[task], [row[-1] for row in task_rows], predictions_by_id)
+        record_weights(path, getattr(args, "pretrained", "bert-base-uncased"))
+        print(f"wrote {len(task_rows)} predictions to {path}")
+    return scores
