@@ -1,0 +1,227 @@
+"""Part 1: train BERT for sentiment on one data set, SST (5 classes) or CFIMDB (2), and write its predictions."""
+
+import argparse
+import os
+from types import SimpleNamespace
+
+import torch
+import torch.nn as nn
+from torch.utils.data import Dataset
+
+from checkpoint import load_checkpoint, load_encoder, read_config, save_model, with_stored
+from datasets import (
+    MAX_TOKENS_TRAIN,
+    SENTIMENT,
+    SentenceClassificationDataset,
+    SentenceClassificationTestDataset,
+    bucket_loader,
+    read_rows,
+)
+from engine import ArgumentParser, add_arguments, autocast, fit, with_defaults
+from evaluation import (
+    HEADERS,
+    collect,
+    record_weights,
+    sentiment_scores,
+    to_classes,
+    write_predictions,
+)
+from extensions import PARAMETER_GROUPS, SCHEDULES, TASK_LOSSES
+from optimizer import AdamW
+from utils import get_device, run_script, seed_everything
+
+SentimentDataset = SentenceClassificationDataset
+SentimentTestDataset = SentenceClassificationTestDataset
+
+LEARNING_RATES = {"pretrain": 1e-3, "finetune": 1e-5}
+
+
+class BertSentimentClassifier(nn.Module):
+    """BERT, dropout and one linear layer over the pooler's output.
+
+    `config` (a namespace, or a dict as loaded from a checkpoint) has `num_labels`, `hidden_dropout_prob`
+    and `option`; "pretrain" freezes BERT, which then also runs without dropout.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = read_config(config)
+        self.num_labels = self.config.num_labels
+        self.bert = load_encoder(self.config)
+        self.dropout = nn.Dropout(self.config.hidden_dropout_prob)
+        self.classifier = nn.Linear(self.bert.config.hidden_size, self.num_labels)
+
+    def train(self, mode=True):
+        """Switch to training mode, all but a frozen encoder."""
+        super().train(mode)
+        self.bert.train(mode and self.config.option != "pretrain")
+        return self
+
+    def features(self, input_ids, attention_mask):
+        """Return the pooled encoding of input_ids (B, T): (B, C)."""
+        return self.bert(input_ids, attention_mask)["pooler_output"]
+
+    def classify(self, features):
+        """Return the logits (B, num_labels) of features (B, C), in fp32 whatever the encoder ran in."""
+        with torch.autocast(features.device.type, enabled=False):
+            return self.classifier(self.dropout(features.float()))
+
+    def forward(self, input_ids, attention_mask):
+        """Return the logits (B, num_labels) of input_ids (B, T)."""
+        return self.classify(self.features(input_ids, attention_mask))
+
+    def logits(self, batch):
+        """Return the logits of a batch on the model's device: from its features, where it has them."""
+        if "features" in batch:
+            return self.classify(batch["features"])
+        return self(batch["token_ids"], batch["attention_mask"])
+
+
+class FrozenFeatures(Dataset):
+    """The rows of a data set with their features under a frozen encoder, computed once without dropout."""
+
+    def __init__(self, dataset, model, device):
+        self.dataset = dataset
+        features, _, _, sent_ids = collect(
+            bucket_loader(dataset), model,
+            lambda batch: model.features(batch["token_ids"].to(device), batch["attention_mask"].to(device)))
+        place = {sent_id: i for i, sent_id in enumerate(sent_ids)}
+        self.features = features[[place[row[-1]] for row in dataset.dataset]]  # (N, C), in the rows' order
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        return index
+
+    def lengths(self):
+        """Return 1 for each row: a feature vector has no padding."""
+        return [1] * len(self)
+
+    def collate_fn(self, indices):
+        """Return {'features': (B, C), 'labels': (B,), 'sents', 'sent_ids'}."""
+        sents, labels, sent_ids = zip(*(self.dataset[i] for i in indices), strict=True)
+        return {"features": self.features[indices], "labels": torch.tensor(labels),
+                "sents": list(sents), "sent_ids": list(sent_ids)}
+
+
+def load_data(filename, flag="train"):
+    """Read a sentiment file: (rows, number of labels) when `flag` is "train", rows for "valid" and "test"."""
+    rows = read_rows(filename, SENTIMENT, labelled=flag != "test")
+    return (rows, len({row[1] for row in rows})) if flag == "train" else rows
+
+
+def predictions(dataloader, model, device):
+    """Return (logits (N, K), labels, sents, sent_ids) of a loader."""
+    return collect(dataloader, model,
+                   lambda batch: model(batch["token_ids"].to(device), batch["attention_mask"].to(device)))
+
+
+def model_eval(dataloader, model, device):
+    """Return (acc, f1, y_pred, y_true, sents, sent_ids) on labelled sentences; f1 is the macro average."""
+    return sentiment_scores(*predictions(dataloader, model, device))
+
+
+def model_test_eval(dataloader, model, device):
+    """Return (y_pred, sents, sent_ids) on sentences without labels."""
+    logits, _, sents, sent_ids = predictions(dataloader, model, device)
+    return to_classes(logits), sents, sent_ids
+
+
+def train(args):
+    """Train on args.train, choose the epoch by accuracy on args.dev, save it to args.filepath; return that accuracy."""
+    args = with_defaults(args, get_parser())
+    seed_everything(args.seed)
+    device = get_device(args.use_gpu)
+    train_rows, num_labels = load_data(args.train, "train")
+    train_data = SentimentDataset(train_rows, args)
+    dev_data = SentimentDataset(load_data(args.dev, "valid"), args)
+
+    config = SimpleNamespace(hidden_dropout_prob=args.hidden_dropout_prob, num_labels=num_labels, data_dir=".",
+                             encoder_dropout_prob=args.encoder_dropout_prob, option=args.option,
+                             pretrained=args.pretrained)
+    model = BertSentimentClassifier(config).to(device)
+    config.hidden_size = model.bert.config.hidden_size
+    if args.option == "pretrain":
+        with autocast(device, args.precision):
+            train_data, dev_data = (FrozenFeatures(data, model, device) for data in (train_data, dev_data))
+
+    train_loader = bucket_loader(train_data, args.batch_size, MAX_TOKENS_TRAIN, shuffle=True, seed=args.seed)
+    dev_loader = bucket_loader(dev_data)
+    optimizer = AdamW(PARAMETER_GROUPS["no-decay"](model, args.lr, args.weight_decay), lr=args.lr)
+
+    def evaluate():
+        on_device = {"token_ids", "attention_mask", "features"}
+        acc, f1, *_ = sentiment_scores(*collect(dev_loader, model, lambda batch: model.logits(
+            {name: value.to(device) for name, value in batch.items() if name in on_device})))
+        return acc, f"accuracy {acc:.3f}, macro F1 {f1:.3f}"
+
+    return fit(model, SCHEDULES["proportional"]({"sst": train_loader}, args.seed), {"sst": TASK_LOSSES["ce"]},
+               optimizer, evaluate, lambda: save_model(model, optimizer, args, config, args.filepath), device, args)
+
+
+def test(args):
+    """Load args.filepath and write its predictions for args.dev and args.test; return the dev accuracy."""
+    args = with_defaults(args, get_parser())
+    device = get_device(args.use_gpu)
+    saved = load_checkpoint(args.filepath)
+    args = with_stored(args, saved, ("pretrained", "max_length", "truncation"))
+    model = BertSentimentClassifier(saved["model_config"])
+    model.load_state_dict(saved["model"])
+    model = model.to(device)
+    print(f"load model from {args.filepath}")
+
+    dev_data = SentimentDataset(load_data(args.dev, "valid"), args)
+    test_data = SentimentTestDataset(load_data(args.test, "test"), args)
+    with autocast(device, args.precision):
+        acc, _, dev_pred, _, _, dev_ids = model_eval(bucket_loader(dev_data), model, device)
+        test_pred, _, test_ids = model_test_eval(bucket_loader(test_data), model, device)
+    for path, data, y_pred, ids in ((args.dev_out, dev_data, dev_pred, dev_ids),
+                                    (args.test_out, test_data, test_pred, test_ids)):
+        write_predictions(path, HEADERS["sst"], [row[-1] for row in data.dataset], dict(zip(ids, y_pred, strict=True)))
+        record_weights(path, args.pretrained)
+        print(f"wrote {len(ids)} predictions to {path}")
+    print(f"dev accuracy {acc:.3f}")
+    return acc
+
+
+def get_parser():
+    """Return the script's argument parser."""
+    parser = ArgumentParser(description=__doc__)
+    add_arguments(parser, LEARNING_RATES)
+    parser.add_argument("--dataset", choices=("sst", "cfimdb", "all"), default="all", help="what to train on, in turn")
+    parser.add_argument("--data_dir", default="data", help="folder of the course's files")
+    parser.add_argument("--predictions_dir", default="predictions", help="folder for the prediction files")
+    return parser
+
+
+def get_args(argv=None):
+    """Parse the command line."""
+    parser = get_parser()
+    args = with_defaults(parser.parse_args(argv), parser)
+    if args.filepath and args.dataset == "all":
+        parser.error("--filepath names one checkpoint: give it with --dataset sst or --dataset cfimdb")
+    return args
+
+
+def main():
+    """Train and predict on each data set asked for, and print the dev accuracies."""
+    args = get_args()
+    prefix = args.fine_tune_mode or args.option
+    accuracies = {}
+    for name in ("sst", "cfimdb") if args.dataset == "all" else (args.dataset,):
+        print(f"{name}: {args.option}")
+        run = argparse.Namespace(**vars(args))
+        run.train, run.dev, run.test = (
+            os.path.join(args.data_dir, f"ids-{name}-{split}.csv") for split in ("train", "dev", "test-student"))
+        run.dev_out, run.test_out = (
+            os.path.join(args.predictions_dir, f"{prefix}-{name}-{split}-out.csv") for split in ("dev", "test"))
+        run.filepath = args.filepath or os.path.join("runs", f"{args.option}-{name}.pt")
+        train(run)
+        accuracies[name] = test(run)
+    for name, accuracy in accuracies.items():
+        print(f"{args.option} {name}: dev accuracy {accuracy:.3f}")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,190 @@
+"""Check the prediction files and pack them, with the code, into the zip that the course takes.
+
+`python prepare_submit.py` after both training scripts; `--part 1` for classifier.py's eight files alone, `--part 2`
+for multitask_classifier.py's six. A submission with mistakes is refused with a list of them all.
+"""
+
+import argparse
+import json
+import math
+import re
+import sys
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+from datasets import prediction_ids
+from evaluation import HEADERS, WEIGHTS_RECORD
+from utils import UserError, atomic_write, run_script
+
+ROOT = Path(__file__).resolve().parent
+ZIP_NAME = "cs224n_default_final_project_submission.zip"
+
+# What the two scripts cannot run without. Whatever code stands beside it is packed too, but for what tests need.
+CODE = (
+    "base_bert.py", "bert.py", "checkpoint.py", "classifier.py", "config.py", "datasets.py", "engine.py",
+    "evaluation.py", "extensions/__init__.py", "multitask_classifier.py", "optimizer.py", "tokenizer.py", "utils.py",
+)
+NOT_PACKED = ("conftest.py", "tests", "benchmarks")
+
+# classifier.py's --option, and the prefix that --fine-tune-mode (spring 2024) gives its files.
+OPTIONS = (("pretrain", "last-linear-layer"), ("finetune", "full-model"))
+DATA_FILES = {"sst": "ids-sst-{}.csv", "cfimdb": "ids-cfimdb-{}.csv", "para": "quora-{}.csv", "sts": "sts-{}.csv"}
+SPLITS = {"dev": "dev", "test": "test-student"}  # in the names of prediction files and of data files
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
+
+
+def is_finite(text):
+    """Tell whether the text is a decimal number; nan and inf are not."""
+    return NUMBER.fullmatch(text) is not None and math.isfinite(float(text))
+
+
+# task -> (header, what a prediction must be, whether a text is one)
+FORMATS = {
+    "sst": (HEADERS["sst"], "0, 1, 2, 3 or 4", {"0", "1", "2", "3", "4"}.__contains__),
+    "cfimdb": (HEADERS["sst"], "0 or 1", {"0", "1"}.__contains__),
+    "para": (HEADERS["para"], "0.0 or 1.0", {"0.0", "1.0"}.__contains__),
+    "sts": (HEADERS["sts"], "a finite number", is_finite),
+}
+
+
+def prediction_files(part):
+    """Return (names the file may have, task, split) of every prediction file of part "1", "2" or "all"."""
+    files = []
+    for split in SPLITS:
+        if part != "2":
+            files += [(tuple(f"{prefix}-{task}-{split}-out.csv" for prefix in prefixes), task, split)
+                      for prefixes in OPTIONS for task in ("sst", "cfimdb")]
+        if part != "1":
+            files += [((f"{task}-{split}-output.csv",), task, split) for task in ("sst", "para", "sts")]
+    return files
+
+
+def code_files(root):
+    """Return the paths, relative to `root`, of its modules and of the modules in its packages, sorted."""
+    files = [path for path in root.glob("*.py") if path.name not in NOT_PACKED]
+    for package in root.iterdir():
+        if (package / "__init__.py").is_file() and package.name not in NOT_PACKED:
+            files += package.rglob("*.py")
+    return sorted(path.relative_to(root) for path in files)
+
+
+def some(items, what):
+    """Return "3 `what`: a, b, c" with the first few of `items`."""
+    shown = ", ".join(str(item) for item in items[:5])
+    return f"{len(items)} {what}: {shown}{', ...' if len(items) > 5 else ''}"
+
+
+def problems_in(path, task, expected_ids):
+    """Return what is wrong with one prediction file, a line each; none when it may be handed in.
+
+    It must hold every one of `expected_ids` once, in any order.
+    """
+    header, values, is_value = FORMATS[task]
+    # Bytes count: no translation of line ends, and no traceback over bytes that are no UTF-8.
+    first, *rows = path.read_bytes().decode("utf-8", errors="replace").split("\n")
+    problems = []
+    if first + "\n" != header:
+        problems.append(f"the header must be {header!r}, not {first[:80]!r}")
+    if rows and rows[-1] == "":
+        rows.pop()
+    else:
+        problems.append("the last line does not end; the file was cut off")
+
+    malformed, out_of_range, ids = [], [], Counter()
+    for line, row in enumerate(rows, start=2):
+        match = re.fullmatch(r"(\S+) , (\S+) ", row)
+        if match is None:
+            malformed.append(f"line {line} {row[:40]!r}")
+            continue
+        ids[match[1]] += 1
+        if not is_value(match[2]):
+            out_of_range.append(f"line {line} {match[2][:40]!r}")
+    expected = set(expected_ids)
+    for items, what in (
+        (malformed, "rows not of the form 'id , prediction ' (with both spaces and the last, and \\n at the end)"),
+        (out_of_range, f"predictions other than {values}"),
+        ([sent_id for sent_id in expected_ids if sent_id not in ids], "ids missing"),
+        ([sent_id for sent_id in ids if sent_id not in expected], "ids that the data file does not have"),
+        ([sent_id for sent_id, count in ids.items() if count > 1], "ids repeated"),
+    ):
+        if items:
+            problems.append(some(items, what))
+    return problems
+
+
+def check(part, data_dir, predictions_dir):
+    """Return the paths of the part's prediction files; raise UserError with all that is wrong or missing."""
+    problems = [f"{name}: missing from {ROOT}" for name in CODE if not (ROOT / name).is_file()]
+    paths, expected_ids = [], {}
+    for names, task, split in prediction_files(part):
+        found = [predictions_dir / name for name in names if (predictions_dir / name).is_file()]
+        if not found:
+            script = "multitask_classifier.py" if len(names) == 1 else "classifier.py"
+            problems.append(f"{predictions_dir / names[0]}: missing; {script} writes it")
+        if len(found) > 1:
+            problems.append(f"{found[0]} and {found[1]}: one prediction file under two names; remove the stale one")
+        paths += found
+
+        data = data_dir / DATA_FILES[task].format(SPLITS[split])
+        if data not in expected_ids:
+            try:
+                expected_ids[data] = prediction_ids(data)
+            except UserError as error:  # one line of the list
+                problems.append(str(error))
+                expected_ids[data] = None
+        if expected_ids[data] is not None:
+            problems += [f"{path}: {problem}" for path in found
+                         for problem in problems_in(path, task, expected_ids[data])]
+    if problems:
+        raise UserError("no zip was written, the submission is not ready:\n  - " + "\n  - ".join(problems))
+    return paths
+
+
+def warn_of_other_weights(paths, predictions_dir):
+    """Print a warning for predictions that weights other than bert-base-uncased made, as far as it is recorded."""
+    record = predictions_dir / WEIGHTS_RECORD
+    weights_of = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    for path in paths:
+        weights = weights_of.get(path.name, "bert-base-uncased")
+        if weights != "bert-base-uncased":
+            print(f"warning: {path} was made with the weights '{weights}'; the course admits only bert-base-uncased "
+                  "for grading", file=sys.stderr)
+
+
+def write_zip(out, prediction_paths):
+    """Write code and predictions to the zip `out`; equal contents give equal bytes."""
+    members = {path.as_posix(): ROOT / path for path in code_files(ROOT)}
+    members |= {f"predictions/{path.name}": path for path in prediction_paths}
+    with atomic_write(out, "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in sorted(members):
+            entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.create_system = 3  # Unix, so that the permissions count
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, members[name].read_bytes())
+    print(f"wrote {out}: {len(members) - len(prediction_paths)} code files, "
+          f"{len(prediction_paths)} prediction files, all checked")
+
+
+def get_args(argv=None):
+    """Return the parsed command line."""
+    parser = argparse.ArgumentParser(description="Check the prediction files and pack the submission.")
+    parser.add_argument("--part", choices=("1", "2", "all"), default="all",
+                        help="1: classifier.py's files, 2: multitask_classifier.py's, all: both (default)")
+    parser.add_argument("--data_dir", type=Path, default=Path("data"), help="where the course's data files are")
+    parser.add_argument("--predictions_dir", type=Path, default=Path("predictions"))
+    parser.add_argument("--out", type=Path, default=Path(ZIP_NAME))
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    """Check, warn, pack; UserError when something is amiss."""
+    args = get_args(argv)
+    paths = check(args.part, args.data_dir, args.predictions_dir)
+    warn_of_other_weights(paths, args.predictions_dir)
+    write_zip(args.out, paths)
+
+
+if __name__ == "__main__":
+    run_script(main)
