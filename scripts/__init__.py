@@ -1,0 +1,1 @@
+"""Stages around training, each run as `python -m scripts.NAME`."""

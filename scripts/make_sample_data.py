@@ -1,0 +1,136 @@
+"""Write data/sample/: nine small files in the course's formats, from sentences that were written for this project.
+
+    python -m scripts.make_sample_data [--out data/sample]
+
+The sources are scripts/sample/{sst,quora,sts}.txt, whose headers say how they are read. Their rows come in families: a
+pattern whose words or order change, or a sentence and the sentences it is compared with. A family has at most five rows
+and stays in one split, so that the dev scores measure reading and not the recall of a pattern.
+"""
+import argparse
+import csv
+import hashlib
+import io
+import re
+from collections import namedtuple
+from pathlib import Path
+
+SOURCES = Path(__file__).parent / "sample"
+SAMPLE_DIR = Path(__file__).parent.parent / "data" / "sample"
+SPLITS = ("train", "dev", "test")
+# SST uses the brackets and quotation marks of the Penn Treebank, with its tokens spaced apart.
+TREEBANK = [
+    (r'"([^"]*)"', r"`` \1 ''"),
+    (r"(?<!\d)([.,:;?!])(?!\.)", r" \1 "),
+    (r"n't\b", r" n't"),
+    (r"(?<=\w)('(?:s|re|ve|ll|d|m))\b", r" \1"),
+]
+
+Row = namedtuple("Row", "number family id sentences label")  # number: its place in the source; family: that of its block
+
+
+def digest(*texts):
+    """Return 25 hexadecimal digits, as in the course's ids, that depend on nothing but `texts`."""
+    return hashlib.sha256("\t".join(texts).encode()).hexdigest()[:25]
+
+
+def treebank(sentence):
+    """Return `sentence` spaced as in SST, with the leading blank that the course's rows have."""
+    for pattern, replacement in TREEBANK:
+        sentence = re.sub(pattern, replacement, sentence)
+    return " " + " ".join(sentence.split())
+
+
+def source_lines(task):
+    """Return the lines of a task's source without its comments; blank lines stay."""
+    text = (SOURCES / f"{task}.txt").read_text(encoding="utf-8")
+    return [line for line in text.splitlines() if not line.startswith("#")]
+
+
+def sst_rows():
+    """Return the rows of sst.txt: one a line, "+" continuing the family of the line above."""
+    rows, family = [], -1
+    for line in filter(None, source_lines("sst")):
+        family += not line.startswith("+")
+        label, sentence = line.lstrip("+").split(" ", 1)
+        sentence = treebank(sentence)
+        rows.append(Row(len(rows), family, digest("sst", sentence), (sentence,), int(label)))
+    return rows
+
+
+def pair_rows(task):
+    """Return the rows of quora.txt or sts.txt: the first line of each block with every line below it."""
+    rows, first, family = [], None, -1
+    for line in source_lines(task):
+        if not line:
+            first = None
+        elif first is None:
+            first, family = line, family + 1
+        else:
+            mark, second = line.split(" ", 1)
+            label = {"=": 1.0, "!": 0.0}[mark] if task == "quora" else float(mark)
+            # A sentence that others share must not always stand first.
+            pair = sorted([first, second], key=digest)
+            rows.append(Row(len(rows), family, digest(task, *pair), tuple(pair), label))
+    return rows
+
+
+def task_rows(task):
+    """Return all rows of "sst", "quora" or "sts", in the order of the source."""
+    return sst_rows() if task == "sst" else pair_rows(task)
+
+
+def split_rows(task):
+    """Return {split: rows}: whole families dealt out 10 : 5 : 2 to train, dev and test, SST's class by class."""
+    families = {}
+    for row in task_rows(task):
+        families.setdefault(row.family, []).append(row)
+    order = sorted(families.values(), key=lambda rows: (rows[0].label if task == "sst" else 0, rows[0].id))
+    splits = {split: [] for split in SPLITS}
+    for i, rows in enumerate(order):
+        splits["test" if i % 17 < 2 else "dev" if i % 17 < 7 else "train"] += rows
+    return {split: sorted(rows, key=lambda row: row.id) for split, rows in splits.items()}
+
+
+def file_name(task, split):
+    """Return the course's name of the file that holds a split of a task."""
+    return f"{'ids-sst' if task == 'sst' else task}-{split}{'-student' if split == 'test' else ''}.csv"
+
+
+def file_text(task, split, rows):
+    """Return the content of one file, byte for byte as the course writes such files."""
+    sentences = ["sentence"] if task == "sst" else ["sentence1", "sentence2"]
+    labels = {"sst": "sentiment", "quora": "is_duplicate", "sts": "similarity"}
+    out = io.StringIO()
+    writer = csv.writer(out, delimiter="\t", lineterminator="\n")
+    if task == "sst" and split == "test":  # the course's file went through pandas twice and has two indices
+        writer.writerow(["0", "", "id"] + sentences)
+        writer.writerows([i + 1, float(i), row.id, *row.sentences] for i, row in enumerate(rows))
+    else:
+        writer.writerow(["", "id"] + sentences + [labels[task]] * (split != "test"))
+        for i, row in enumerate(rows):
+            index = i if task == "sst" else row.number
+            writer.writerow([index, row.id, *row.sentences] + [row.label] * (split != "test"))
+    return out.getvalue()
+
+
+def sample_files():
+    """Return {file name: content} of the nine files."""
+    return {
+        file_name(task, split): file_text(task, split, rows)
+        for task in ("sst", "quora", "sts")
+        for split, rows in split_rows(task).items()
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Write the demo's sample data.")
+    parser.add_argument("--out", type=Path, default=SAMPLE_DIR, help="folder to write to")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name, text in sample_files().items():
+        (args.out / name).write_text(text, encoding="utf-8", newline="")
+        print(f"{args.out / name}: {text.count(chr(10)) - 1} rows")
+
+
+if __name__ == "__main__":
+    main()
