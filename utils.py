@@ -234,7 +234,9 @@ def get_from_cache(url, cache_dir=None, force_download=False, proxies=None, etag
         return _fetch(url, cache / name, force_download, **request)
     except requests.RequestException as error:
         versions = [path for path in cache.glob(f"{url_to_filename(url)}*") if path.suffix not in (".lock", ".part")]
-        if force_download or isinstance(error, requests.HTTPError) or not versions:
+        versions = [path for path in versions if path.is_file()]  # not what an archive was unpacked to
+        refused = error.response is not None and error.response.status_code < 500
+        if refused or force_download or not versions:
             raise UserError(f"{url} cannot be downloaded ({error}), and {cache} has no copy to use.") from error
         return str(max(versions, key=os.path.getmtime))
 

@@ -65,10 +65,10 @@ def fetch(name, blob_id, data_dir: Path, base_url):
 
 
 def main(argv=None):
-    """Fetch every course file that is missing; raise UserError at the end if files of another content are in the way."""
+    """Fetch every course file that is missing; raise UserError if files of another content are in the way."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder of the files (default: data)")
-    parser.add_argument("--base_url", default=BASE_URL, help="address of the folder that has them (default: %(default)s)")
+    parser.add_argument("--base_url", default=BASE_URL, help="address of the folder (default: %(default)s)")
     parser.add_argument("--force", action="store_true", help="replace files of another content")
     args = parser.parse_args(argv)
     args.data_dir.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serve `server.files`: path -> bytes (the body) or str (where it redirects to)."""
+    """Serve `server.files`: path -> bytes (the body), str (where it redirects to) or int (the status of an error)."""
 
     def do_HEAD(self):
         self.do_GET()
@@ -16,9 +16,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         server, asked = self.server, self.headers.get("Range")
         server.log.append((self.command, self.path, asked))
-        body = server.files.get(self.path)
-        if body is None or (self.command == "HEAD" and self.path in server.no_head):
-            self.send_response(404 if body is None else 403)
+        body = 403 if self.command == "HEAD" and self.path in server.no_head else server.files.get(self.path, 404)
+        if isinstance(body, int):
+            self.send_response(body)
             self.send_header("Content-Length", "0")
             return self.end_headers()
         if isinstance(body, str):

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from file_server import serve
 
 from scripts import download_data
+from tests.file_server import serve
 from utils import UserError
 
 # Two small files in place of the course's twelve; the ids are `git hash-object`'s.
@@ -87,7 +87,9 @@ def test_course_files_have_their_ids(course_dir):
 
 
 def test_command_ends_with_2_and_no_traceback(tmp_path):
-    command = [sys.executable, "-m", "scripts.download_data", "--data_dir", tmp_path, "--base_url", "http://127.0.0.1:9"]
-    done = subprocess.run(command, cwd=Path(download_data.__file__).parents[1], capture_output=True, text=True, check=False)
+    options = ["--data_dir", tmp_path, "--base_url", "http://127.0.0.1:9"]
+    command = [sys.executable, "-m", "scripts.download_data", *options]
+    root = Path(download_data.__file__).parents[1]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert done.stderr.startswith(f"error: {tmp_path / 'ids-sst-train.csv'} could not be downloaded")

@@ -42,8 +42,8 @@ def project(tmp_path, monkeypatch):
     (folder / "requirements.txt").write_text("torch\n")
     (folder / "requirements-dev.txt").write_text("pytest\n")
     (tmp_path / "bin").mkdir()
-    for name, text in [("conda", CONDA)] + [(f"python3{minor}", PYTHON) for minor in ("", ".10", ".11", ".12", ".13", ".14")]:
-        (tmp_path / "bin" / name).write_text(text)
+    for name in ("conda", "python3", *(f"python3.{minor}" for minor in range(10, 15))):
+        (tmp_path / "bin" / name).write_text(CONDA if name == "conda" else PYTHON)
         (tmp_path / "bin" / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("LOG", str(tmp_path / "log"))
@@ -90,7 +90,7 @@ def test_sourced_it_activates_and_changes_nothing_else(project, shell, options):
 
 
 def test_run_it_makes_the_same(project):
-    for command in ("'a project/setup.sh'", "cd 'a project' && sh -c '. ./setup.sh'", f"cd / && '{project}/setup.sh'"):
+    for command in ("a\\ project/setup.sh", "cd a\\ project; sh -c '. ./setup.sh'", f"cd /; '{project}/setup.sh'"):
         assert run(command)[0] == 0
     assert installs() == NEW
 

@@ -1,0 +1,113 @@
+"""pretrained_file against a stand-in hub: whole or not at all, once, taken up where it broke off."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import utils
+from tests.file_server import serve
+from utils import UserError, pretrained_file
+
+BODY = bytes(range(256)) * 8000  # many chunks
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+NOWHERE = "http://127.0.0.1:9"  # the discard port, where nothing listens
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    return tmp_path / "cache"
+
+
+def hub(monkeypatch, server_url):
+    monkeypatch.setenv("MINBERT_HUB", server_url)
+
+
+def kept(folder):
+    """Return the names in a folder without those of locks."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
+
+
+def test_short_body_is_an_error_and_is_taken_up_later(cache, monkeypatch):
+    with serve({"/bert/resolve/main/vocab.txt": BODY}, cut=1_500_000) as server:
+        hub(monkeypatch, server.url)
+        with pytest.raises(UserError, match="Three ways on"):
+            pretrained_file("bert", ("vocab.txt",))
+        assert not (cache / "bert" / "vocab.txt").exists()
+        server.cut, server.log = None, []
+        path = pretrained_file("bert", ("vocab.txt",))
+        assert Path(path).read_bytes() == BODY and kept(cache / "bert") == ["vocab.txt"]
+        assert re.fullmatch(r"bytes=[1-9]\d{6}-", server.log[-1][2])
+
+
+@pytest.mark.parametrize("etags", [True, False])
+def test_part_of_another_version_is_not_taken_up(cache, monkeypatch, etags):
+    files = {"/bert/resolve/main/vocab.txt": BODY[::-1]}
+    with serve(files, cut=1_500_000, etags=etags) as server:
+        hub(monkeypatch, server.url)
+        with pytest.raises(UserError):
+            pretrained_file("bert", ("vocab.txt",))
+        files["/bert/resolve/main/vocab.txt"], server.cut = BODY, None
+        assert Path(pretrained_file("bert", ("vocab.txt",))).read_bytes() == BODY
+
+
+def test_hub_falls_through_to_what_it_has_and_asks_once(cache, monkeypatch):
+    with serve({"/org/bert/resolve/main/pytorch_model.bin": BODY}) as server:
+        hub(monkeypatch, server.url)
+        path = pretrained_file("org/bert", WEIGHTS)
+        assert path == str(cache / "org--bert" / "pytorch_model.bin") and Path(path).read_bytes() == BODY
+        with pytest.raises(UserError, match=r"model.safetensors \(HTTP 404\)"):
+            pretrained_file("org/other", WEIGHTS)
+    assert pretrained_file("org/bert", WEIGHTS) == path  # the server is gone
+    with pytest.raises(UserError):
+        pretrained_file("org/bert", WEIGHTS, revision="v1")
+
+
+def test_redirect_to_a_storage_that_refuses_head(cache):
+    files = {"/model.safetensors": "/again", "/cdn": BODY}
+    with serve(files, no_head={"/cdn"}) as server:
+        files["/again"] = f"{server.url.replace('127.0.0.1', 'localhost')}/cdn"
+        path = pretrained_file(f"{server.url}/model.safetensors", WEIGHTS)
+        assert os.path.basename(path) == "model.safetensors" and Path(path).read_bytes() == BODY
+        assert ("HEAD", "/cdn", None) not in server.log
+
+
+def test_offline_says_the_three_ways_on(cache, monkeypatch):
+    hub(monkeypatch, NOWHERE)
+    with pytest.raises(UserError) as error:
+        pretrained_file("bert-base-uncased", WEIGHTS)
+    text = str(error.value)
+    assert "\n" not in text and "--pretrained DIR" in text and "--pretrained minilm" in text
+    assert str(cache / "bert-base-uncased") in text and f"{NOWHERE}/bert-base-uncased/resolve/main/" in text
+    (cache / "bert-base-uncased" / "pytorch_model.bin").write_bytes(b"by hand")
+    assert pretrained_file("bert-base-uncased", WEIGHTS) == str(cache / "bert-base-uncased" / "pytorch_model.bin")
+
+
+def test_local_files_only_asks_nobody(monkeypatch):
+    with serve({"/bert/resolve/main/vocab.txt": BODY}) as server:
+        hub(monkeypatch, server.url)
+        with pytest.raises(UserError):
+            pretrained_file("bert", ("vocab.txt",), local_files_only=True)
+        assert server.log == []
+
+
+def test_processes_that_ask_at_once_download_once(tmp_path, monkeypatch):
+    with serve({"/bert/resolve/main/vocab.txt": BODY}) as server:
+        hub(monkeypatch, server.url)
+        code = (  # torch, which downloads do not need, takes seconds to import
+            "import sys, unittest.mock; sys.modules['torch'] = unittest.mock.MagicMock()\n"
+            "import utils; sys.stdin.read(); print(utils.pretrained_file('bert', ('vocab.txt',)))"
+        )
+        start = {"cwd": Path(utils.__file__).parent, "text": True, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        processes = [subprocess.Popen([sys.executable, "-c", code], **start) for _ in range(8)]
+        for process in processes:  # all of them wait for the end of their input
+            process.stdin.close()
+        paths = {process.stdout.read().strip() for process in processes}
+        assert [process.wait() for process in processes] == [0] * 8
+        assert len(paths) == 1 and Path(paths.pop()).read_bytes() == BODY
+        assert [entry for entry in server.log if entry[0] == "GET"] == [("GET", "/bert/resolve/main/vocab.txt", None)]
