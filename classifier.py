@@ -17,7 +17,7 @@ from datasets import (
     bucket_loader,
     read_rows,
 )
-from engine import ArgumentParser, add_arguments, autocast, fit, with_defaults
+from engine import ArgumentParser, add_arguments, autocast, fit, make_optimizer, with_defaults
 from evaluation import (
     HEADERS,
     collect,
@@ -26,8 +26,7 @@ from evaluation import (
     to_classes,
     write_predictions,
 )
-from extensions import PARAMETER_GROUPS, SCHEDULES, TASK_LOSSES
-from optimizer import AdamW
+from extensions import SCHEDULES, TASK_LOSSES
 from utils import get_device, run_script, seed_everything
 
 SentimentDataset = SentenceClassificationDataset
@@ -148,7 +147,7 @@ def train(args):
 
     train_loader = bucket_loader(train_data, args.batch_size, MAX_TOKENS_TRAIN, shuffle=True, seed=args.seed)
     dev_loader = bucket_loader(dev_data)
-    optimizer = AdamW(PARAMETER_GROUPS["no-decay"](model, args.lr, args.weight_decay), lr=args.lr)
+    optimizer = make_optimizer(model, args)
 
     def evaluate():
         on_device = {"token_ids", "attention_mask", "features"}

@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from checkpoint import FINE_TUNE_MODES
 from datasets import TRUNCATIONS
-from extensions import GRADIENTS
+from extensions import GRADIENTS, PARAMETER_GROUPS, from_spec
+from optimizer import AdamW
 from utils import UserError
 
 LOG_EVERY = 50  # steps between two looks at the losses, each of which waits for the device
@@ -53,11 +54,32 @@ def add_arguments(parser, learning_rates):
     parser.add_argument("--truncation", choices=TRUNCATIONS, default="head", help="which end of a long text is kept")
     parser.add_argument("--warmup", type=float, default=0.1, help="share of the steps in which lr rises from 0")
     parser.add_argument("--weight_decay", type=float, default=0.01, help="of all but biases and layer norms")
+    parser.add_argument("--param_groups", type=spec_of(PARAMETER_GROUPS), default="no-decay", metavar="SPEC",
+                        help=f"{', '.join(PARAMETER_GROUPS)}: which parameters share learning rate and weight decay")
     parser.add_argument("--max_grad_norm", type=float, default=1.0, help="gradients are clipped to this L2 norm")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto",
                         help="auto: bf16 autocast where the processor computes in it")
     parser.add_argument("--max_steps", type=int, help="stop after this many optimizer steps, then score and write")
     parser.add_argument("--filepath", help="where the best checkpoint goes; by default a name under runs/")
+
+
+def spec_of(table):
+    """Return an argparse type that checks a technique's spec against `table` and leaves it a string."""
+
+    def check(spec):
+        try:
+            from_spec(spec, table)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+        return spec
+
+    return check
+
+
+def make_optimizer(model, args):
+    """Return AdamW over the parameter groups that `args` names."""
+    groups = from_spec(args.param_groups, PARAMETER_GROUPS)
+    return AdamW(groups(model, args.lr, weight_decay=args.weight_decay), lr=args.lr)
 
 
 def with_defaults(args, parser):

@@ -19,10 +19,9 @@ from datasets import (
     bucket_loader,
     load_multitask_data,
 )
-from engine import ArgumentParser, add_arguments, autocast, fit, with_defaults
+from engine import ArgumentParser, add_arguments, autocast, fit, make_optimizer, with_defaults
 from evaluation import TASKS, model_eval_multitask, multitask_loaders, overall_score
-from extensions import PARAMETER_GROUPS, SCHEDULES, TASK_LOSSES
-from optimizer import AdamW
+from extensions import SCHEDULES, TASK_LOSSES
 from utils import UserError, get_device, run_script, seed_everything
 
 BERT_HIDDEN_SIZE = 768
@@ -118,6 +117,7 @@ class MultitaskBERT(nn.Module):
             pair_features = C if self.config.pair_encoding == "cross" else 3 * C
             self.paraphrase_head = head(pair_features, C, 1, dropout)
             self.similarity_head = head(pair_features, C, 1, dropout)
+            nn.init.constant_(self.similarity_head[-1].bias, 2.5)  # the middle of the labels, 0 to 5
 
     def train(self, mode=True):
         """Switch to training mode, all but a frozen encoder."""
@@ -210,7 +210,7 @@ def train_multitask(args):
         print(f"{task}: {len(loader.dataset)} rows, {len(loader)} batches, "
               f"{loader.batch_sampler.padding_share():.1%} padding")
     dev_loaders, _ = multitask_loaders(args, "dev")
-    optimizer = AdamW(PARAMETER_GROUPS["no-decay"](model, args.lr, args.weight_decay), lr=args.lr)
+    optimizer = make_optimizer(model, args)
     losses = {task: TASK_LOSSES[LOSSES[task]] for task in loaders}
 
     def evaluate():

@@ -1,19 +1,53 @@
 """The table of contents of the techniques: one technique a file, one dict a seam.
 
-Scripts look a name up here and nowhere else:
+Scripts look a name up here and nowhere else; on the command line a technique is named by a spec such as
+`layerwise:decay=0.85`, the keys being the keyword arguments of its function:
 
-    PARAMETER_GROUPS   fn(model, lr, ...) -> groups     which parameters share learning rate and decay
+    PARAMETER_GROUPS   fn(model, lr, weight_decay, ...) which parameters share learning rate and weight decay
     TASK_LOSSES        fn(model, batch) -> loss         a batch knows its task: batch["task"]
     GRADIENTS          fn(losses, params)               writes .grad from {task: loss}
     SCHEDULES          cls(loaders, seed)(epoch)        iterable of {task: batch}, with a length
 """
 
+import inspect
+from functools import partial
+
 from extensions.gradient_sum import gradient_sum
+from extensions.layerwise import layerwise
 from extensions.parameter_groups import flat, no_decay
 from extensions.proportional import Proportional
 from extensions.supervised_losses import bce, ce, mse
 
-PARAMETER_GROUPS = {"flat": flat, "no-decay": no_decay}
+PARAMETER_GROUPS = {"flat": flat, "no-decay": no_decay, "layerwise": layerwise}
 TASK_LOSSES = {"ce": ce, "bce": bce, "mse": mse}
 GRADIENTS = {"sum": gradient_sum}
 SCHEDULES = {"proportional": Proportional}
+
+
+def parse_value(text):
+    """Return the number, boolean or bare word that a value of a spec spells."""
+    if text in ("true", "false"):
+        return text == "true"
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            pass
+    return text
+
+
+def from_spec(spec, table):
+    """Return the technique that `NAME[:KEY=VALUE,...]` names in `table`, with its options bound.
+
+    Raises ValueError naming what would be valid for an unknown name or key.
+    """
+    name, _, options = spec.partition(":")
+    if name not in table:
+        raise ValueError(f"{spec!r}: no {name!r}; choose one of {', '.join(table)}")
+    parameters = inspect.signature(table[name]).parameters.values()
+    keys = [p.name for p in parameters if p.default is not p.empty and p.name != "weight_decay"]
+    pairs = [option.partition("=")[::2] for option in options.split(",") if option]
+    for key, value in pairs:
+        if key not in keys or not value:
+            raise ValueError(f"{spec!r}: {name} takes {', '.join(f'{key}=VALUE' for key in keys) or 'no options'}")
+    return partial(table[name], **{key: parse_value(value) for key, value in pairs})
