@@ -8,10 +8,10 @@ truncates, pads, and remembers the ids of the words that it has seen, which make
 Ids, token types, masks, padding and truncation equal those of transformers' BertTokenizer (a Rust program, whose
 tables stop at Unicode 8) wherever its tables and Python's give a code point the same category. The exceptions:
 
-- Newer code points. Punctuation and accents that entered Unicode after version 8 (U+1E95E, U+0898), or changed their
-  category since (U+166D, U+111C9), are here what Python's tables say and letters there. So are letters whose
-  decomposition or lower case only one side knows.
-- Format controls that are newer (U+0890, U+0891, U+08E2, U+110CD, U+13430 and following) are dropped here and stay
+- Newer code points. Punctuation and accents that entered Unicode after version 8 (U+2E43, U+0898), or changed their
+  category since (U+166D, U+1734, U+1885, U+1886, U+111C9), are here what Python's tables say and there what they were.
+  Of Python 3.11's code points these are 105 marks of punctuation and 385 accents.
+- Format controls that entered later (U+0890, U+0891, U+08E2, U+110CD, U+13430 and following) are dropped here and stay
   there. All others are dropped by both, as are the C0 and C1 controls but tab, line feed and carriage return, even the
   white space among them (U+000B, U+000C, U+0085): "a\\x85b" is the one word "ab".
 - A lone surrogate is dropped here and a TypeError there.
@@ -28,7 +28,7 @@ import torch
 from utils import VOCAB_NAME, atomic_write, pretrained_file
 
 TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
-MEMO_WORDS = 100_000  # at most so many words are remembered, about 30 MB
+MEMO_WORDS = 100_000  # at most so many words are remembered, about 16 MB of English
 MEMO_CHARS = 64  # and none that is longer
 # An ideograph is a word of its own. The gap after U+2B81F is the oracle's: that block begins at U+2B820.
 IDEOGRAPHS = re.compile(
@@ -158,13 +158,13 @@ class WordpieceTokenizer:
             return [self.unk_token]
         pieces, start, prefix = [], 0, ""
         while start < len(word):
-            for end in range(min(len(word), start + self._longest), start, -1):
-                if prefix + word[start:end] in self.vocab:
-                    break
-            else:
-                return [self.unk_token]
-            pieces.append(prefix + word[start:end])
-            start, prefix = end, "##"
+            piece = prefix + word[start : start + self._longest]
+            while piece not in self.vocab:
+                piece = piece[:-1]
+                if piece == prefix:
+                    return [self.unk_token]
+            pieces.append(piece)
+            start, prefix = start + len(piece) - len(prefix), "##"
         return pieces
 
 
@@ -331,10 +331,11 @@ class BertTokenizer:
 
         With `clean_up_tokenization_spaces` there is none around apostrophes either. Lower case and lost accents stay.
         """
-        token_ids = [token_ids] if isinstance(token_ids, int) else torch.as_tensor(token_ids).flatten().tolist()
+        token_ids = token_ids.tolist() if torch.is_tensor(token_ids) else token_ids
+        token_ids = [token_ids] if isinstance(token_ids, int) else token_ids
         tokens = [token for token in self.convert_ids_to_tokens(token_ids, skip_special_tokens) if token is not None]
         text = "".join(tokens[:1]) + "".join(
-            _clean_up(token.removeprefix("##") if token.startswith("##") else f" {token}") for token in tokens[1:]
+            _clean_up(token[2:] if token.startswith("##") else f" {token}") for token in tokens[1:]
         )
         return _clean_up(text) if clean_up_tokenization_spaces else text
 
@@ -344,17 +345,14 @@ class BertTokenizer:
 
     def _row(self, first, second, add_special_tokens, limit):
         """Return the ids and token types of a text or (if `second` is not None) a pair, at most `limit` of them."""
-        ids1, ids2 = self._text_ids(first), None if second is None else self._text_ids(second)
         cls, sep = ([self.cls_token_id], [self.sep_token_id]) if add_special_tokens else ([], [])
-        if ids2 is None:
-            budget = len(ids1) if limit is None else limit - len(cls) - len(sep)
-            ids = cls + (ids1[:budget] if budget >= 0 else ids1) + sep
-            return ids, [0] * len(ids)
-        budget = -1 if limit is None else limit - len(cls) - 2 * len(sep)
+        ids1, ids2 = self._text_ids(first), [] if second is None else self._text_ids(second)
+        sep2 = [] if second is None else sep
+        budget = -1 if limit is None else limit - len(cls + sep + sep2)
         if budget >= 0:
             length1, length2 = longest_first(len(ids1), len(ids2), budget)
             ids1, ids2 = ids1[:length1], ids2[:length2]
-        ids1, ids2 = cls + ids1 + sep, ids2 + sep
+        ids1, ids2 = cls + ids1 + sep, ids2 + sep2
         return ids1 + ids2, [0] * len(ids1) + [1] * len(ids2)
 
     def _text_ids(self, text):
@@ -381,7 +379,7 @@ def _pairs(text, text_pair):
     if isinstance(text, str):
         return [(text, text_pair or None)]  # "" beside a single text is no text for the oracle
     if text_pair is None:
-        return [(row, None) if isinstance(row, str) else row for row in text]
+        return [row if isinstance(row, (tuple, list)) and len(row) == 2 else (row, None) for row in text]
     if isinstance(text_pair, str) or len(text) != len(text_pair):
         raise ValueError("a list of texts needs a list of as many second texts")
     return zip(text, text_pair)
