@@ -1,17 +1,17 @@
 """Weights in and out: initialisation, loading pretrained checkpoints of every naming, saving."""
 
 import os
-import re
 
 import safetensors
 import torch
 import torch.nn as nn
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from config import DOWNLOAD_ARGUMENTS, BertConfig, PretrainedConfig
-from utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME, UserError, get_parameter_dtype, pretrained_file
+from utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME, UserError, atomic_write, get_parameter_dtype, pretrained_file
 
-# Hugging Face's name of a part -> ours, for the keys below the optional prefix "bert.".
+# Hugging Face's name of a part -> ours, for the keys below the optional prefix "bert.". The order counts:
+# ".attention.output.dense." holds ".output.dense.".
 HUGGING_FACE_NAMES = {
     "embeddings.word_embeddings.": "word_embedding.",
     "embeddings.position_embeddings.": "pos_embedding.",
@@ -33,7 +33,7 @@ TENSORFLOW_NAMES = {".gamma": ".weight", ".beta": ".bias"}
 
 def from_hugging_face(key):
     """Return our name of a checkpoint key, written by Hugging Face, by TensorFlow or by us."""
-    key = re.sub(r"^bert\.", "", key)
+    key = key.removeprefix("bert.")
     for theirs, ours in {**HUGGING_FACE_NAMES, **TENSORFLOW_NAMES}.items():
         key = key.replace(theirs, ours)
     return key
@@ -53,20 +53,24 @@ def load_tensors(path):
     """
     try:
         if str(path).endswith(".safetensors"):
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+            tensors = load_file(path)
+        else:
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
     except (safetensors.SafetensorError, RuntimeError, EOFError, ValueError) as error:
         raise UserError(f"cannot read weights from {path}: {error}. Fetch the file again.") from error
     except Exception as error:  # pickle.UnpicklingError, or whatever else a hostile pickle provokes
-        raise UserError(f"{path} holds more than tensors, and unpickling it could run code: refused ({error}). "
-                        "Use a model.safetensors in its place.") from error
+        # torch's own message goes unquoted: it advises to turn the check off.
+        raise UserError(f"{path} is damaged or holds more than tensors, and unpickling it could run code: refused. "
+                        "Fetch it again, or use a model.safetensors in its place.") from error
+    if not isinstance(tensors, dict):
+        raise UserError(f"{path} holds a {type(tensors).__name__}, not a dict of tensors: these are no weights.")
+    return tensors
 
 
 class BertPreTrainedModel(nn.Module):
     """Base class of the models: initial weights, `from_pretrained`, `save_pretrained`."""
 
     config_class = BertConfig
-    base_model_prefix = "bert"
 
     def __init__(self, config: PretrainedConfig, *inputs, **kwargs):
         super().__init__()
@@ -147,4 +151,5 @@ class BertPreTrainedModel(nn.Module):
         self.config.save_pretrained(directory)
         tensors = {to_hugging_face(key): tensor.contiguous() for key, tensor in self.state_dict().items()
                    if key != "position_ids"}
-        save_file(tensors, os.path.join(directory, SAFE_WEIGHTS_NAME), metadata={"format": "pt"})
+        with atomic_write(os.path.join(directory, SAFE_WEIGHTS_NAME), "wb") as file:
+            file.write(save(tensors, metadata={"format": "pt"}))

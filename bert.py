@@ -39,7 +39,7 @@ class BertSelfAttention(nn.Module):
 
         `key`, `query` and `value` are (B, H, T, D). `attention_mask` is added to the scores and
         broadcasts over them: (B, 1, 1, T), 0 where a token may be seen and -10000 where not. The
-        mask is finite, so that a row of padding alone attends evenly and gives no NaN.
+        mask is finite, so that a row of padding alone attends as if unmasked and gives no NaN.
         """
         dropout_p = self.dropout.p if self.training else 0.0
         context = F.scaled_dot_product_attention(query, key, value, attention_mask, dropout_p)  # (B, H, T, D)

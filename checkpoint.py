@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import random
+import shutil
 import subprocess
 from types import SimpleNamespace
 
@@ -27,6 +28,8 @@ def plain(value):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
     return value if isinstance(value, (bool, int, float, str, torch.Tensor, type(None))) else str(value)
 
 
@@ -87,8 +90,10 @@ def save_model(model, optimizer, args, config, filepath):
 def environment():
     """Return the commit and the versions that a result depends on."""
     root = os.path.dirname(os.path.abspath(__file__))
-    commit = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=root,
-                            capture_output=True, text=True, check=False).stdout.strip()
+    commit = None
+    if shutil.which("git"):
+        commit = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=root,
+                                capture_output=True, text=True, check=False).stdout.strip()
     return {"commit": commit or None, "torch": torch.__version__, "python": platform.python_version()}
 
 
@@ -102,8 +107,8 @@ def load_checkpoint(filepath):
     try:
         saved = torch.load(filepath, map_location="cpu", weights_only=True)
         return {name: saved[name] for name in ("model", "optim", "args", "model_config")}
-    except Exception as error:  # whatever a damaged or hostile file provokes
-        raise UserError(f"{filepath} is not a checkpoint of this project: {error}. Train again") from error
+    except Exception as error:  # whatever a damaged or hostile file provokes; torch's message would advise to trust it
+        raise UserError(f"{filepath} is not a checkpoint of this project, or is damaged; train again") from error
 
 
 def with_stored(args, saved, names):

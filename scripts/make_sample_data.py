@@ -20,12 +20,14 @@ SPLITS = ("train", "dev", "test")
 # SST uses the brackets and quotation marks of the Penn Treebank, with its tokens spaced apart.
 TREEBANK = [
     (r'"([^"]*)"', r"`` \1 ''"),
-    (r"(?<!\d)([.,:;?!])(?!\.)", r" \1 "),
+    (r"\.\.\.", r" \g<0> "),
+    (r"(?<!\.)([.,:;?!])(?![\d.])", r" \1 "),
     (r"n't\b", r" n't"),
     (r"(?<=\w)('(?:s|re|ve|ll|d|m))\b", r" \1"),
 ]
 
-Row = namedtuple("Row", "number family id sentences label")  # number: its place in the source; family: that of its block
+# number: the row's place in the source; family: the place of its block, the "template" that it came from
+Row = namedtuple("Row", "number family id sentences label")
 
 
 def digest(*texts):

@@ -4,6 +4,7 @@
 """
 import string
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -99,6 +100,21 @@ def write_course_files(directory, rows=8):
     for name in COURSE_FILES:
         write_course_file(directory / name, course_rows(name, rows))
     return directory
+
+
+def task_batch(task, pretrained):
+    """Return a batch of four rows of `task` with padding in it, their labels apart, tokenized as for `pretrained`."""
+    from datasets import SentenceClassificationDataset, SentencePairDataset
+
+    texts = [("a good film", "a good film"), ("a dull plot", "how can i cook soup"), ("the cat sits", "the cat sings"),
+             ("a man reads a book", "a car near the river")]
+    args = SimpleNamespace(pretrained=pretrained)
+    if task == "sst":
+        data = SentenceClassificationDataset([(a, i, f"id{i}") for i, (a, _) in enumerate(texts)], args)
+    else:
+        rows = [(a, b, (i + 1) % 2, f"id{i}") for i, (a, b) in enumerate(texts)]
+        data = SentencePairDataset(rows, args, isRegression=task == "sts")
+    return {**data.collate_fn(data.dataset), "task": task}
 
 
 @pytest.fixture(scope="session")

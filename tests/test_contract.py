@@ -185,7 +185,8 @@ def test_sanity_check_holds_the_courses_reference_values():
 
 
 @pytest.mark.parametrize("script, says", [
-    ("sanity_check.py", ""), ("optimizer_test.py", ""), ("prepare_submit.py", "cs224n_default_final_project_submission.zip"),
+    ("sanity_check.py", ""), ("optimizer_test.py", ""),
+    ("prepare_submit.py", "cs224n_default_final_project_submission.zip"),
 ])
 def test_script_is_there(script, says):
     assert says in (ROOT / script).read_text(encoding="utf-8")

@@ -35,12 +35,14 @@ class DigitModel(torch.nn.Module):
 
 # Lengths differ, so that a loader which sorts by length must put the ids back into file order.
 FILES = {
-    "ids-sst-dev.csv": "\tid\tsentence\tsentiment\n0\tS1\t3\t3\n1\ts2\t1 a cat runs\t2\n2\ts3\t4 a\t4\n3\ts4\t1 a b\t2\n",
+    "ids-sst-dev.csv": "\tid\tsentence\tsentiment\n0\tS1\t3\t3\n1\ts2\t1 a cat runs\t2\n"
+                       "2\ts3\t4 a\t4\n3\ts4\t1 a b\t2\n",
     "ids-sst-test-student.csv": "0\t\tid\tsentence\n1\t0.0\tt1\t0\n2\t1.0\tt2\t2 a cat\n3\t2.0\tT3\t1 a\n",
     "quora-dev.csv": "\tid\tsentence1\tsentence2\tis_duplicate\n9\tP1\t1\ta\t1.0\n8\tp2\t2 a b c\ta\t0.0\n"
                      "7\tno-label\t1\ta\t\n6\tp4\t3 a\ta b c d e\t0.0\n",
     "quora-test-student.csv": "\tid\tsentence1\tsentence2\n9\tq1\t1\ta\n8\tQ2\t2 a b c\ta\n",
-    "sts-dev.csv": "\tid\tsentence1\tsentence2\tsimilarity\n5\td1\t1 a\tb\t0.0\n6\td2\t0 a b c d\tb\t1.0\n7\td3\t3\tb\t5.0\n",
+    "sts-dev.csv": "\tid\tsentence1\tsentence2\tsimilarity\n5\td1\t1 a\tb\t0.0\n"
+                   "6\td2\t0 a b c d\tb\t1.0\n7\td3\t3\tb\t5.0\n",
     "sts-test-student.csv": "\tid\tsentence1\tsentence2\n5\te1\t2\tb\n6\te2\t4 a b c d\tb\n",
 }
 PREDICTIONS = {

@@ -114,7 +114,8 @@ PAIR = [("a cat", "a dog", 1, "i1"), ("how can i learn", "dog", 0, "i2")]
 SIDES = "token_ids_{0} token_type_ids_{0} attention_mask_{0}"
 BATCHES = [  # data set, rows, keys in the order of pad_data
     (datasets, "SentenceClassificationDataset", SINGLE, "token_ids attention_mask labels sents sent_ids"),
-    (datasets, "SentenceClassificationTestDataset", [r[::2] for r in SINGLE], "token_ids attention_mask sents sent_ids"),
+    (datasets, "SentenceClassificationTestDataset", [r[::2] for r in SINGLE],
+     "token_ids attention_mask sents sent_ids"),
     (classifier, "SentimentDataset", SINGLE, "token_ids attention_mask labels sents sent_ids"),
     (classifier, "SentimentTestDataset", [r[::2] for r in SINGLE], "token_ids attention_mask sents sent_ids"),
     (datasets, "SentencePairDataset", PAIR, f"{SIDES.format(1)} {SIDES.format(2)} labels sent_ids"),

@@ -70,7 +70,8 @@ def test_a_students_multitask_loop_learns_and_reloads(rows):
     acc, f1, y_pred, y_true, sents, sent_ids = model_eval_sst(loaders[0], model, CPU)
     assert acc == sum(p == y for p, y in zip(y_pred, y_true, strict=True)) / 8 and 0 <= f1 <= 1
     assert sorted(sent_ids) == sorted(row[2] for row in rows[0]) and sorted(sents) == sorted(row[0] for row in rows[0])
-    before = model_eval_multitask(*(loader(data, shuffle=False) for data in (sst_data, para_data, sts_data)), model, CPU)
+    loaders = [loader(data, shuffle=False) for data in (sst_data, para_data, sts_data)]
+    before = model_eval_multitask(*loaders, model, CPU)
     assert before[0] == acc and len(before) == 9
 
     save_model(model, optimizer, args, course_config(), "student.pt")
@@ -122,7 +123,8 @@ def test_the_courses_config_freezes_or_trains_bert(changes, trained, tiny_cache)
 
 def test_shapes_and_padding_of_the_predictions(tiny_cache):
     model = MultitaskBERT(course_config()).eval()
-    ids1, ids2 = torch.tensor([[101, 900, 102, 0], [101, 910, 920, 102]]), torch.tensor([[101, 930, 102], [101, 900, 102]])
+    ids1 = torch.tensor([[101, 900, 102, 0], [101, 910, 920, 102]])
+    ids2 = torch.tensor([[101, 930, 102], [101, 900, 102]])
     mask1, mask2 = (ids1 != 0).long(), (ids2 != 0).long()
     wider = [F.pad(x, (0, 3)) for x in (ids1, mask1, ids2, mask2)]
     with torch.no_grad():

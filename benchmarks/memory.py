@@ -1,0 +1,76 @@
+"""Measure the memory that fine-tuning bert-base takes in fp32 on the largest training batch.
+
+    python -m benchmarks.memory [--use_gpu] [--rows N]
+
+Two steps of `engine.train_one_epoch` on random weights: a small one, after which AdamW has its states, and one of rows
+of 512 tokens, 16 of them unless told otherwise (MAX_TOKENS_TRAIN). On a GPU the peak is what PyTorch's allocator held;
+on the CPU it is the peak of the process's memory, what the process held before the model included. The CPU's fused
+attention has no dropout of its own, and without the fused kernel the weights of all heads are stored (192 MiB a layer,
+several times), which CUDA's kernels never do. So attention's dropout is 0 on the CPU.
+"""
+
+import argparse
+import json
+import resource
+import sys
+import time
+
+import torch
+
+from classifier import BertSentimentClassifier
+from config import BertConfig
+from datasets import MAX_TOKENS_TRAIN
+from engine import linear_schedule, train_one_epoch
+from extensions import PARAMETER_GROUPS, TASK_LOSSES
+from optimizer import AdamW
+from utils import get_device, run_script
+
+GIB = 2**30
+TOKENS = 512
+
+
+def batch(rows, tokens):
+    """Return one step of random sentences: token_ids and attention_mask (rows, tokens), labels (rows,)."""
+    token_ids = torch.randint(1000, 30000, (rows, tokens))
+    return {"sst": {"token_ids": token_ids, "attention_mask": torch.ones_like(token_ids), "task": "sst",
+                    "labels": torch.randint(2, (rows,)), "sent_ids": [""] * rows}}
+
+
+def peak(device):
+    """Return the bytes that the device held at most so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--use_gpu", action="store_true", help="measure on the GPU")
+    parser.add_argument("--rows", type=int, default=MAX_TOKENS_TRAIN // TOKENS, help="rows of the batch")
+    args = parser.parse_args()
+    device = get_device(args.use_gpu)
+    before = peak(device)
+
+    architecture = BertConfig(attention_probs_dropout_prob=0.1 if args.use_gpu else 0.0).to_dict()
+    model = BertSentimentClassifier({"num_labels": 2, "hidden_dropout_prob": 0.3, "bert_config": architecture})
+    model = model.to(device)
+    optimizer = AdamW(PARAMETER_GROUPS["no-decay"](model, 1e-5), lr=1e-5)
+    start = time.monotonic()
+    train_one_epoch(model, [batch(1, 8), batch(args.rows, TOKENS)], {"sst": TASK_LOSSES["ce"]}, optimizer,
+                    linear_schedule(optimizer, 2, 0.0), device, precision="fp32", total=2)
+    seconds = time.monotonic() - start
+
+    parameters = sum(p.numel() for p in model.parameters())
+    states = 4 * 4 * parameters  # weights, gradients, two moments
+    print(f"{'parameters':<46}{parameters / 1e6:8.1f} million")
+    print(f"{'weights, gradients and AdamW states':<46}{states / GIB:8.2f} GiB")
+    print(f"{'before the model':<46}{before / GIB:8.2f} GiB")
+    print(f"{f'peak, {args.rows} rows of {TOKENS} tokens':<46}{peak(device) / GIB:8.2f} GiB")
+    print(f"{'both steps':<46}{seconds:8.1f} s")
+    print(json.dumps({"benchmark": "memory", "device": device.type, "rows": args.rows, "tokens_a_row": TOKENS,
+                      "peak_gib": round(peak(device) / GIB, 2), "before_gib": round(before / GIB, 2),
+                      "states_gib": round(states / GIB, 2)}))
+
+
+if __name__ == "__main__":
+    run_script(main)

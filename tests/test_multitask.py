@@ -1,0 +1,140 @@
+"""MultitaskBERT: encodings, poolers and heads by hand, padding, frozen encoders, and that each task is learned."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from extensions import TASK_LOSSES
+from multitask_classifier import LOSSES, MultitaskBERT, pack_pairs, parse_pooling
+from optimizer import AdamW
+from tests.fixtures_tiny import task_batch, tiny_bert_dir
+from utils import UserError
+
+IDS_1 = torch.tensor([[101, 950, 960, 102, 0], [101, 940, 930, 955, 102]])
+IDS_2 = torch.tensor([[101, 970, 971, 102], [101, 950, 102, 0]])
+MASK_1, MASK_2 = (IDS_1 != 0).long(), (IDS_2 != 0).long()
+PAIR = IDS_1, MASK_1, IDS_2, MASK_2
+ENCODINGS = [{"pair_encoding": "cross"}, {"pair_encoding": "bi"}, {"pair_encoding": "bi", "pair_score": "cosine"}]
+
+
+@pytest.fixture(scope="module")
+def bert_dir(tmp_path_factory):
+    return str(tiny_bert_dir(tmp_path_factory.mktemp("bert"), hidden_size=24, num_attention_heads=2))
+
+
+@pytest.fixture
+def build(bert_dir):
+    """Return a function that builds a model whose encoder heeds what it reads."""
+    def build(**config):
+        torch.manual_seed(0)
+        model = MultitaskBERT(SimpleNamespace(**{
+            "pretrained": bert_dir, "option": "finetune", "hidden_dropout_prob": 0.3, **config})).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim > 1:
+                    parameter.mul_(10)
+        return model
+    return build
+
+
+def pool(model, name, input_ids, attention_mask, token_type_ids=None):
+    """Return the pooled encoding, row by row and without padding."""
+    rows = []
+    for i, length in enumerate(attention_mask.sum(1)):
+        types = None if token_type_ids is None else token_type_ids[i : i + 1, :length]
+        output = model.bert(input_ids[i : i + 1, :length], torch.ones(1, length), types)
+        rows.append({"cls": output["last_hidden_state"][0, 0], "mean": output["last_hidden_state"][0].mean(0),
+                     "pooler": output["pooler_output"][0]}[name])
+    return torch.stack(rows)
+
+
+def through(head, x):
+    """Return a two-layer head's output without dropout, by hand."""
+    _, first, _, _, second = head
+    return F.leaky_relu(x @ first.weight.T + first.bias, 0.01) @ second.weight.T + second.bias
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("pooling", [
+    "cls", "mean", "pooler", {"sst": "pooler", "para": "cls", "sts": "mean"}])
+@torch.no_grad()
+def test_predictions_by_hand(pooling, encoding, build):
+    model = build(pooling=pooling, **encoding)
+    by_task = pooling if isinstance(pooling, dict) else dict.fromkeys(("sst", "para", "sts"), pooling)
+    sentiment = through(model.sentiment_head, pool(model, by_task["sst"], IDS_1, MASK_1))
+    torch.testing.assert_close(model.predict_sentiment(IDS_1, MASK_1), sentiment)
+    for task, predict, head in (("para", model.predict_paraphrase, model.paraphrase_head),
+                                ("sts", model.predict_similarity, model.similarity_head)):
+        u, v = pool(model, by_task[task], IDS_1, MASK_1), pool(model, by_task[task], IDS_2, MASK_2)
+        if encoding["pair_encoding"] == "cross":
+            expected = through(head, pool(model, by_task[task], *pack_pairs(*PAIR, 512)))
+        elif "pair_score" not in encoding:
+            expected = through(head, torch.cat([u, v, abs(u - v)], dim=1))
+        else:
+            cosine = (u * v).sum(1, keepdim=True) / (u.norm(dim=1) * v.norm(dim=1)).unsqueeze(1)
+            expected = head.scale * cosine + head.bias
+        torch.testing.assert_close(predict(*PAIR), expected.squeeze(1))
+        assert predict(*PAIR)[0] != predict(*PAIR)[1]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("pooling", ["cls", "mean", "pooler"])
+@torch.no_grad()
+def test_padding_changes_no_prediction(pooling, encoding, build):
+    model = build(pooling=pooling, **encoding)
+    wider = [F.pad(x, (0, width)) for x, width in zip(PAIR, (3, 3, 7, 7), strict=True)]
+    torch.testing.assert_close(model.predict_sentiment(*wider[:2]), model.predict_sentiment(*PAIR[:2]))
+    for predict in (model.predict_paraphrase, model.predict_similarity):
+        torch.testing.assert_close(predict(*wider), predict(*PAIR))
+
+
+def test_cosine_heads_start_on_the_labels_scales(build):
+    model = build(pair_encoding="bi", pair_score="cosine")
+    u = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    v = torch.tensor([[2.0, 0.0], [0.0, 3.0]])  # cosines 1 and 0
+    assert (model.paraphrase_head(u, v).flatten() > 0).tolist() == [True, False]
+    assert model.similarity_head(u, v).flatten().tolist() == [5.0, 0.0]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_frozen_encoder_has_no_trainable_parameter_and_no_dropout(encoding, build):
+    model = build(option="pretrain", hidden_dropout_prob=0.0, **encoding).train()
+    names = {name for name, p in model.named_parameters() if p.requires_grad}
+    pair_parts = ("scale", "bias") if "pair_score" in encoding else ("1.weight", "1.bias", "4.weight", "4.bias")
+    assert names == {f"sentiment_head.{part}" for part in ("1.weight", "1.bias", "4.weight", "4.bias")} | {
+        f"{head}.{part}" for head in ("paraphrase_head", "similarity_head") for part in pair_parts}
+    assert not any(module.training for module in model.bert.modules()) and model.sentiment_head.training
+    assert model.predict_sentiment(IDS_1, MASK_1).equal(model.predict_sentiment(IDS_1, MASK_1))
+
+    trained = build(hidden_dropout_prob=0.0, **encoding).train()
+    assert all(p.requires_grad for p in trained.parameters())
+    assert not trained.predict_sentiment(IDS_1, MASK_1).equal(trained.predict_sentiment(IDS_1, MASK_1))
+
+
+@pytest.mark.parametrize("task", ["sst", "para", "sts"])
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_the_loss_of_each_task_falls_in_20_steps(encoding, task, bert_dir):
+    torch.manual_seed(0)
+    model = MultitaskBERT(SimpleNamespace(pretrained=bert_dir, option="finetune", hidden_dropout_prob=0.0,
+                                          encoder_dropout_prob=0.0, **encoding)).train()
+    batch, losses = task_batch(task, bert_dir), []
+    optimizer = AdamW(model.parameters(), lr=1e-2)
+    for _ in range(20):
+        loss = TASK_LOSSES[LOSSES[task]](model, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_pooling_specs():
+    assert parse_pooling(None) == {"sst": "cls", "para": "cls", "sts": "cls"}
+    assert parse_pooling(["mean"]) == {"sst": "mean", "para": "mean", "sts": "mean"}
+    assert parse_pooling(["mean", "sst=pooler", "sts=cls"]) == {"sst": "pooler", "para": "mean", "sts": "cls"}
+    assert parse_pooling(["sst=pooler", "mean"])["sst"] == "mean"
+    for wrong in ("max", "mnli=mean", "sst=", "sst=max", "", "mean=sst"):
+        with pytest.raises(UserError, match="pooling.*sst, para, sts.*cls, mean, pooler"):
+            parse_pooling([wrong])
