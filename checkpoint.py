@@ -71,6 +71,7 @@ def save_model(model, optimizer, args, config, filepath):
     """Write model, optimizer, arguments, architecture and random states to `filepath`, atomically.
 
     Beside it, `filepath` with .json for its suffix records the arguments, the commit and the versions.
+    Optimizer and random states are what going on from here takes; nothing reads them yet.
     """
     contents = {
         "model": model.state_dict(),

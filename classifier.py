@@ -28,7 +28,7 @@ from evaluation import (
     write_predictions,
 )
 from extensions import SCHEDULES, TASK_LOSSES
-from utils import get_device, run_script, seed_everything
+from utils import UserError, get_device, run_script, seed_everything
 
 SentimentDataset = SentenceClassificationDataset
 SentimentTestDataset = SentenceClassificationTestDataset
@@ -137,6 +137,11 @@ def train(args):
     train_rows, num_labels = load_data(args.train, "train")
     train_data = SentimentDataset(train_rows, args)
     dev_data = SentimentDataset(load_data(args.dev, "valid"), args)
+
+    stray = {row[1] for row in (*train_rows, *dev_data.dataset)} - set(range(num_labels))
+    if stray:
+        raise UserError(f"{args.train} has {num_labels} labels, but not 0 to {num_labels - 1}: "
+                        f"{', '.join(map(str, sorted(stray)))} stands there or in {args.dev}")
 
     config = SimpleNamespace(hidden_dropout_prob=args.hidden_dropout_prob, num_labels=num_labels, data_dir=".",
                              encoder_dropout_prob=args.encoder_dropout_prob, option=args.option,

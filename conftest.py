@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.fixtures_tiny import course_folder, tiny_bert, tiny_cache  # noqa: F401
+from tests.fixtures_tiny import bert_dir, course_folder, tiny_bert, tiny_cache  # noqa: F401
 
 ROOT = Path(__file__).parent
 

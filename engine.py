@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import math
 import shlex
+import shutil
 import sys
 import time
 
@@ -70,14 +71,17 @@ def add_arguments(parser, learning_rates):
     parser.add_argument("--pretrained", default="bert-base-uncased",
                         help="hub id, directory, file or URL of the weights, or minilm for the packaged ones")
     parser.add_argument("--max_length", type=number(int, 5), default=512, help="tokens of a text, or of a packed pair")
-    parser.add_argument("--truncation", choices=TRUNCATIONS, default="head", help="which end of a long text is kept")
+    parser.add_argument("--truncation", choices=TRUNCATIONS, default="head",
+                        help="which end of a long text is kept; a packed pair loses the end of its longer text")
     parser.add_argument("--warmup", type=number(float, 0, 1), default=0.1,
                         help="share of the steps in which lr rises from 0")
-    parser.add_argument("--weight_decay", type=number(float, 0), default=0.01, help="of all but biases and layer norms")
+    parser.add_argument("--weight_decay", type=number(float, 0), default=0.01,
+                        help="by default of all but biases and layer norms")
     parser.add_argument("--param_groups", type=spec_of(PARAMETER_GROUPS), default="no-decay", metavar="SPEC",
                         help=f"{', '.join(PARAMETER_GROUPS)}: which parameters share learning rate and weight decay")
-    parser.add_argument("--penalty", type=spec_of(PENALTIES), action="append", metavar="SPEC",
-                        help=f"{', '.join(PENALTIES)}: a regularizer added to the losses; repeat the flag for several")
+    parser.add_argument("--penalty", type=spec_of(PENALTIES, "none"), action="append", metavar="SPEC",
+                        help=f"{', '.join(PENALTIES)}: a regularizer added to the losses; repeat the flag for several, "
+                        "none takes back those named before")
     parser.add_argument("--max_grad_norm", type=number(float, 1e-12), default=1.0,
                         help="gradients are clipped to this L2 norm")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto",
@@ -87,12 +91,13 @@ def add_arguments(parser, learning_rates):
     parser.add_argument("--filepath", help="where the best checkpoint goes; by default a name under runs/")
 
 
-def spec_of(table):
-    """Return an argparse type that checks a technique's spec against `table` and leaves it a string."""
+def spec_of(table, *words):
+    """Return an argparse type that checks a technique's spec against `table` (or is one of `words`) and returns it."""
 
     def check(spec):
         try:
-            from_spec(spec, table)
+            if spec not in words:
+                from_spec(spec, table)
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from error
         return spec
@@ -111,6 +116,17 @@ def make_optimizer(model, args):
     """Return AdamW over the parameter groups that `args` names."""
     groups = from_spec(args.param_groups, PARAMETER_GROUPS)
     return AdamW(groups(model, args.lr, weight_decay=args.weight_decay), lr=args.lr)
+
+
+def penalties_of(specs):
+    """Return the penalties that a list of specs names: of one name the last counts, "none" takes back all before."""
+    chosen = {}
+    for spec in specs or []:
+        if spec == "none":
+            chosen.clear()
+        else:
+            chosen[spec.partition(":")[0]] = from_spec(spec, PENALTIES)
+    return list(chosen.values())
 
 
 def with_defaults(args, parser):
@@ -169,7 +185,10 @@ class Progress:
 
     def __init__(self, total, label):
         self.total, self.label = total, label
-        self.bar = tqdm(total=total, desc=label, unit="step") if sys.stderr.isatty() else None
+        on_terminal = sys.stderr.isatty() and shutil.get_terminal_size((0, 0)).columns > 0
+        # Narrower than tqdm's own, so that the losses of three tasks fit into 80 columns.
+        self.bar = tqdm(total=total, desc=label, bar_format="{desc} {n_fmt}/{total_fmt} {elapsed}<{remaining}{postfix}",
+                        ) if on_terminal else None
         self.interval = 20 if self.bar is None else 1  # seconds between two looks at the losses
         self.steps = self.examples = 0
         self.start = self.last = time.monotonic()
@@ -236,8 +255,9 @@ def train_one_epoch(model, steps, losses, optimizer, lr_schedule, device, *, pen
                     precision="auto", max_grad_norm=1.0, total=None, label="train"):
     """Take one optimizer step for each {task: batch} of `steps`; return {task: mean loss}.
 
-    `losses` is {task: fn(model, batch)}, `penalties` a list of fn(model, batch, logits); `total` is the
-    number of steps, for the progress line. Raises UserError when a loss is no longer finite.
+    `losses` is {task: fn(model, batch)}, `penalties` a list of fn(model, batch, logits), which the mean
+    losses include; `total` is the number of steps, for the progress line. Raises UserError when a loss
+    is no longer finite.
     """
     model.train()
     params = [p for group in optimizer.param_groups for p in group["params"]]
@@ -273,7 +293,7 @@ def fit(model, schedule, losses, optimizer, evaluate, save_best, device, args):
     if not total_steps:
         raise UserError("there is nothing to train on: no rows, or no epochs")
     lr_schedule = linear_schedule(optimizer, total_steps, args.warmup)
-    penalties = [from_spec(spec, PENALTIES) for spec in args.penalty or []]
+    penalties = penalties_of(args.penalty)
     best, steps_left = -math.inf, total_steps
     for epoch in range(args.epochs):
         steps = min(lengths[epoch], steps_left)
@@ -291,6 +311,8 @@ def fit(model, schedule, losses, optimizer, evaluate, save_best, device, args):
         loss = ", ".join(f"{task} {mean:.3f}" for task, mean in means.items())
         print(f"epoch {epoch}: train loss {loss}; dev {text} "
               f"({trained - start:.0f} s training, {time.monotonic() - trained:.0f} s scoring)", flush=True)
+        if not math.isfinite(score):
+            raise UserError(f"the dev score is {score}: training diverged; try a lower --lr, or --precision fp32")
         if score > best:
             best = score
             save_best()

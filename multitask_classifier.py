@@ -34,7 +34,7 @@ from evaluation import TASKS, model_eval_multitask, multitask_loaders, overall_s
 from extensions import SCHEDULES, TASK_LOSSES
 from utils import UserError, get_device, run_script, seed_everything
 
-BERT_HIDDEN_SIZE = 768
+BERT_HIDDEN_SIZE = 768  # a name of the course; the encoder's own config tells its size
 N_SENTIMENT_CLASSES = 5
 
 ROOT = os.path.dirname(os.path.abspath(__file__))

@@ -48,12 +48,14 @@ def from_spec(spec, table):
     if name not in table:
         raise ValueError(f"{spec!r}: no {name!r}; choose one of {', '.join(table)}")
     parameters = inspect.signature(table[name]).parameters.values()
+    # weight_decay has a flag of its own.
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty and p.name != "weight_decay"}
     pairs = [option.partition("=") for option in options.split(",") if option]
     values = {key: parse_value(value) for key, _, value in pairs}
     for key, value in values.items():
-        fits = key in defaults and value != "" and isinstance(value, str) == isinstance(defaults[key], str)
+        kind = type(defaults.get(key))
+        fits = key in defaults and value != "" and (type(value) is kind or (kind, type(value)) == (float, int))
         if not fits:
-            valid = ", ".join(f"{key}={default}" for key, default in defaults.items())
-            raise ValueError(f"{spec!r}: {name} takes {f'{valid} (the defaults)' if valid else 'no options'}")
+            valid = ", ".join(f"{key} (default {default})" for key, default in defaults.items())
+            raise ValueError(f"{spec!r}: {name} takes {valid or 'no options'}")
     return partial(table[name], **values)

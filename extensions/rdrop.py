@@ -8,7 +8,8 @@ def rdrop(model, batch, logits, weight=1.0):
 
     The paper's L = -log p(y) - log q(y) + weight (KL(p, q) + KL(q, p)) / 2, with p the first pass, whose
     loss the step has taken, and q the second. Similarities, which are no distribution, use their squared
-    difference in place of the KL divergence. The step costs two passes.
+    difference in place of the KL divergence. The step takes the time and
+    the memory of two passes.
     """
     again = {**batch}
     loss = batch["loss"](model, again)  # writes the second pass's logits into `again`

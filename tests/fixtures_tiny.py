@@ -1,6 +1,6 @@
 """Make a tiny random BERT and tiny course files, and the fixtures that put them where the course's code looks.
 
-`conftest.py` imports the fixtures: `tiny_bert`, `tiny_cache`, `course_folder`.
+`conftest.py` imports the fixtures: `bert_dir`, `tiny_bert`, `tiny_cache`, `course_folder`.
 """
 import string
 from pathlib import Path
@@ -115,6 +115,26 @@ def task_batch(task, pretrained):
         rows = [(a, b, (i + 1) % 2, f"id{i}") for i, (a, b) in enumerate(texts)]
         data = SentencePairDataset(rows, args, isRegression=task == "sts")
     return {**data.collate_fn(data.dataset), "task": task}
+
+
+def losses_of_20_steps(model, loss_of):
+    """Train `model` for 20 steps on `loss_of()`, a loss with its graph; return the losses, floats."""
+    from optimizer import AdamW
+
+    optimizer, losses = AdamW(model.parameters(), lr=1e-2), []
+    for _ in range(20):
+        loss = loss_of()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.fixture(scope="session")
+def bert_dir(tmp_path_factory):
+    """Return the directory, a string, of a random BERT of width 24 with the tiny vocabulary."""
+    return str(tiny_bert_dir(tmp_path_factory.mktemp("bert"), hidden_size=24, num_attention_heads=2))
 
 
 @pytest.fixture(scope="session")

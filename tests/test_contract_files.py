@@ -176,7 +176,9 @@ def test_usable_rows_of_the_real_files(name, course_dir, write, capsys):
         rows = classifier.load_data(str(path), "valid" if split == "dev" else split)
         assert len(rows[0] if split == "train" else rows) == USABLE_ROWS[name]
         return
-    none = write("none.csv", "\tid\tsentence\tsentence1\tsentence2\tsentiment\tis_duplicate\tsimilarity\n")
+    other = write("other.csv", "\tid\tsentence\tsentence1\tsentence2\tsentiment\tis_duplicate\tsimilarity\n"
+                               "0\tx\ta\tb\tc\t1\t1\t1\n")
     quora = name.startswith("quora")
-    rows = datasets.load_multitask_data(none, str(path) if quora else none, none if quora else str(path), split=split)
+    pairs = (str(path), other) if quora else (other, str(path))
+    rows = datasets.load_multitask_data(other, *pairs, split=split)
     assert len(rows[2 if quora else 3]) == USABLE_ROWS[name]

@@ -108,6 +108,7 @@ def test_progress_off_a_terminal_is_a_plain_line_now_and_then(capsys, monkeypatc
 
 def test_progress_on_a_terminal_is_a_bar(capsys, monkeypatch):
     monkeypatch.setattr(engine.sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(engine.shutil, "get_terminal_size", lambda fallback: SimpleNamespace(columns=80))
     with Progress(total=2, label="epoch 0") as progress:
         progress.advance(80)
         progress.show({"sst": 1.25})

@@ -43,9 +43,10 @@ def test_from_spec_binds_the_options():
     bound = extensions.from_spec("technique:rank=4,scale=1e-2,fast=true,layers=last-4", table)
     assert bound(None, 0.1) == (4, 0.01, True, "last-4")
     assert extensions.from_spec("plain", table)(None) == "plain"
-    for wrong, answer in (("lora", "technique, plain"), ("technique:size=4", "rank=8, scale=1.0"),
-                          ("technique:rank", "rank=8"), ("technique:weight_decay=1", "rank=8"),
-                          ("technique:rank=abc", "rank=8"), ("technique:layers=4", "layers=all"),
+    for wrong, answer in (("lora", "technique, plain"), ("technique:size=4", r"rank \(default 8\), scale"),
+                          ("technique:rank", "rank"), ("technique:weight_decay=1", "rank"),
+                          ("technique:rank=abc", "rank"), ("technique:rank=true", "rank"),
+                          ("technique:layers=4", "layers"),
                           ("plain:rank=4", "no options"), ("", "technique, plain")):
         with pytest.raises(ValueError, match=answer):
             extensions.from_spec(wrong, table)

@@ -8,8 +8,7 @@ import torch.nn.functional as F
 
 from extensions import TASK_LOSSES
 from multitask_classifier import LOSSES, MultitaskBERT, pack_pairs, parse_pooling
-from optimizer import AdamW
-from tests.fixtures_tiny import task_batch, tiny_bert_dir
+from tests.fixtures_tiny import losses_of_20_steps, task_batch
 from utils import UserError
 
 IDS_1 = torch.tensor([[101, 950, 960, 102, 0], [101, 940, 930, 955, 102]])
@@ -17,11 +16,6 @@ IDS_2 = torch.tensor([[101, 970, 971, 102], [101, 950, 102, 0]])
 MASK_1, MASK_2 = (IDS_1 != 0).long(), (IDS_2 != 0).long()
 PAIR = IDS_1, MASK_1, IDS_2, MASK_2
 ENCODINGS = [{"pair_encoding": "cross"}, {"pair_encoding": "bi"}, {"pair_encoding": "bi", "pair_score": "cosine"}]
-
-
-@pytest.fixture(scope="module")
-def bert_dir(tmp_path_factory):
-    return str(tiny_bert_dir(tmp_path_factory.mktemp("bert"), hidden_size=24, num_attention_heads=2))
 
 
 @pytest.fixture
@@ -119,14 +113,8 @@ def test_the_loss_of_each_task_falls_in_20_steps(encoding, task, bert_dir):
     torch.manual_seed(0)
     model = MultitaskBERT(SimpleNamespace(pretrained=bert_dir, option="finetune", hidden_dropout_prob=0.0,
                                           encoder_dropout_prob=0.0, **encoding)).train()
-    batch, losses = task_batch(task, bert_dir), []
-    optimizer = AdamW(model.parameters(), lr=1e-2)
-    for _ in range(20):
-        loss = TASK_LOSSES[LOSSES[task]](model, batch)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    batch = task_batch(task, bert_dir)
+    losses = losses_of_20_steps(model, lambda: TASK_LOSSES[LOSSES[task]](model, batch))
     assert losses[-1] < 0.6 * losses[0]
 
 
