@@ -337,7 +337,7 @@ def get_args(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     if get_parser().parse_args(argv).demo:
         # A few hundred rows need more and smaller steps than the recipe's data.
-        recipe = ["@" + os.path.join(ROOT, "recipes", "minilm.args"), "--epochs", "5", "--batch_size", "16"]
+        recipe = ["@" + os.path.join(ROOT, "recipes", "minilm.args"), "--epochs", "4", "--batch_size", "16"]
         if any(arg.startswith("@") for arg in argv):
             recipe = []
         argv = [*recipe, "--pretrained", "minilm", "--data_dir", os.path.join(ROOT, "data/sample"),
