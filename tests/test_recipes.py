@@ -54,7 +54,7 @@ def test_the_issues_recipes_are_there():
 def test_recipe_says_what_it_is_and_holds_a_flag_a_line(name):
     lines = (ROOT / "recipes" / name).read_text(encoding="utf-8").splitlines()
     assert lines[0].startswith("# ") and lines[0].endswith(".")
-    assert all(re.fullmatch(r"#.*|--\w+( [\w.=-]+)*|", line) for line in lines)
+    assert all(re.fullmatch(r"#.*|--\w+( [\w.=:-]+)*|", line) for line in lines)
 
 
 @pytest.fixture(scope="module", params=["multitask_classifier.py", "classifier.py"])
