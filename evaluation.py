@@ -88,8 +88,8 @@ def to_paraphrase(logits):
 def sentiment_scores(logits, labels, sents, sent_ids):
     """Return (acc, f1, y_pred, y_true, sents, sent_ids); f1 is the macro average."""
     y_pred = to_classes(logits)
-    return (float(accuracy_score(labels, y_pred)), float(f1_score(labels, y_pred, average="macro")),
-            y_pred, labels, sents, sent_ids)
+    f1 = float(f1_score(labels, y_pred, average="macro"))
+    return accuracy(y_pred, labels), f1, y_pred, labels, sents, sent_ids
 
 
 def model_eval_sst(dataloader, model, device):
@@ -97,46 +97,45 @@ def model_eval_sst(dataloader, model, device):
     return sentiment_scores(*predict_sentiment(dataloader, model, device))
 
 
+def accuracy(predictions, labels):
+    """Return the share of predictions that equal their labels."""
+    return float(accuracy_score(labels, predictions))
+
+
+def predict_tasks(sentiment_dataloader, paraphrase_dataloader, sts_dataloader, model, device):
+    """Return (predictions, labels, ids) for sst, para and sts; three empty lists where a loader is None."""
+    results = []
+    for loader, predict, decide in (
+        (sentiment_dataloader, None, to_classes),
+        (paraphrase_dataloader, model.predict_paraphrase, to_paraphrase),
+        (sts_dataloader, model.predict_similarity, torch.Tensor.tolist),
+    ):
+        if loader is None:
+            results.append(([], [], []))
+            continue
+        logits, labels, _, sent_ids = (predict_pairs(loader, model, predict, device) if predict
+                                       else predict_sentiment(loader, model, device))
+        results.append((decide(logits), labels, sent_ids))
+    return results
+
+
 def model_eval_multitask(sentiment_dataloader, paraphrase_dataloader, sts_dataloader, model, device):
     """Return sst, para, sts × (metric, predictions, ids) on labelled data, in the loaders' order.
 
     The metrics are accuracy, accuracy and Pearson correlation; a loader of None gives (None, [], []).
     """
+    loaders = (sentiment_dataloader, paraphrase_dataloader, sts_dataloader)
     results = []
-    if sentiment_dataloader is None:
-        results += [None, [], []]
-    else:
-        acc, _, y_pred, _, _, sent_ids = model_eval_sst(sentiment_dataloader, model, device)
-        results += [acc, y_pred, sent_ids]
-    for loader, predict, decide, metric in (
-        (paraphrase_dataloader, model.predict_paraphrase, to_paraphrase, lambda p, y: float(accuracy_score(y, p))),
-        (sts_dataloader, model.predict_similarity, torch.Tensor.tolist, pearson),
-    ):
-        if loader is None:
-            results += [None, [], []]
-        else:
-            logits, labels, _, sent_ids = predict_pairs(loader, model, predict, device)
-            predictions = decide(logits)
-            results += [metric(predictions, labels), predictions, sent_ids]
+    for loader, metric, (predictions, labels, sent_ids) in zip(
+            loaders, (accuracy, accuracy, pearson), predict_tasks(*loaders, model, device), strict=True):
+        results += [None if loader is None else metric(predictions, labels), predictions, sent_ids]
     return tuple(results)
 
 
 def model_eval_test_multitask(sentiment_dataloader, paraphrase_dataloader, sts_dataloader, model, device):
     """Return sst, para, sts × (predictions, ids) on unlabelled data; a loader of None gives ([], [])."""
-    results = []
-    if sentiment_dataloader is None:
-        results += [[], []]
-    else:
-        logits, _, _, sent_ids = predict_sentiment(sentiment_dataloader, model, device)
-        results += [to_classes(logits), sent_ids]
-    for loader, predict, decide in ((paraphrase_dataloader, model.predict_paraphrase, to_paraphrase),
-                                    (sts_dataloader, model.predict_similarity, torch.Tensor.tolist)):
-        if loader is None:
-            results += [[], []]
-        else:
-            logits, _, _, sent_ids = predict_pairs(loader, model, predict, device)
-            results += [decide(logits), sent_ids]
-    return tuple(results)
+    tasks = predict_tasks(sentiment_dataloader, paraphrase_dataloader, sts_dataloader, model, device)
+    return tuple(part for predictions, _, sent_ids in tasks for part in (predictions, sent_ids))
 
 
 def write_predictions(path, header, ids, predictions_by_id):

@@ -64,7 +64,8 @@ def pack_pairs(input_ids_1, attention_mask_1, input_ids_2, attention_mask_2, max
     text first. Equal to tokenizing the pair of texts.
     """
     attention_mask_1, attention_mask_2 = attention_mask_1.long(), attention_mask_2.long()
-    a, b = attention_mask_1.sum(1) - 2, attention_mask_2.sum(1) - 2  # (B,) tokens of the texts themselves
+    # (B,) tokens of the texts themselves; a row of padding alone has none
+    a, b = ((mask.sum(1) - 2).clamp(min=0) for mask in (attention_mask_1, attention_mask_2))
     budget = max_length - 3  # the one [CLS] and two [SEP] always stay
     shorter = torch.minimum(torch.minimum(a, b), torch.full_like(a, budget // 2))
     longer = torch.minimum(torch.maximum(a, b), budget - shorter)
@@ -76,7 +77,7 @@ def pack_pairs(input_ids_1, attention_mask_1, input_ids_2, attention_mask_2, max
     sources = torch.cat([input_ids_1, input_ids_2], dim=1)  # (B, T1 + T2)
     place = torch.where(position <= first_end, position, input_ids_1.shape[1] + position - first_end)
     input_ids = sources.gather(1, place.clamp(max=sources.shape[1] - 1))
-    separator = input_ids_1.gather(1, attention_mask_1.sum(1, keepdim=True) - 1)  # (B, 1)
+    separator = input_ids_1.gather(1, (attention_mask_1.sum(1, keepdim=True) - 1).clamp(min=0))  # (B, 1)
     input_ids = torch.where((position == first_end) | (position == second_end), separator, input_ids)
 
     attention_mask = (position <= second_end).long()
@@ -182,7 +183,7 @@ class MultitaskBERT(nn.Module):
             torch.cat([nn.functional.pad(side, (0, T - side.shape[1])) for side in sides])  # (2B, T)
             for sides in ((input_ids_1, input_ids_2), (attention_mask_1, attention_mask_2)))
         lengths, order = attention_mask.sum(1).sort()
-        widest = [int(chunk[-1]) for chunk in lengths.cpu().chunk(8)]  # the one wait for the device
+        widest = [max(1, int(chunk[-1])) for chunk in lengths.cpu().chunk(8)]  # the one wait for the device
         encoded = [self(input_ids[rows, :width], attention_mask[rows, :width], task=task)
                    for rows, width in zip(order.chunk(8), widest, strict=True)]
         return torch.cat(encoded)[order.argsort()].chunk(2)

@@ -126,3 +126,15 @@ def test_masks_of_any_type_serve(dtype, tokenizer):
     packed = pack_pairs(ids1, mask1.to(dtype), ids2, mask2.to(dtype), 9)
     assert [tensor.tolist() for tensor in packed] == [tensor.tolist() for tensor in expected]
     assert {packed[0].dtype, packed[2].dtype} <= {torch.int64, torch.int32}  # embeddings take nothing else
+
+
+@pytest.mark.parametrize("pair_encoding", ["cross", "bi"])
+def test_a_row_of_padding_alone_gives_a_number(pair_encoding, tmp_path):
+    bert = str(tiny_bert_dir(tmp_path, hidden_size=24, num_attention_heads=4))
+    model = MultitaskBERT(SimpleNamespace(pretrained=bert, option="finetune", hidden_dropout_prob=0.0,
+                                          pooling="mean", pair_encoding=pair_encoding)).eval()
+    ids1, mask1 = torch.tensor([[101, 900, 102], [0, 0, 0]]), torch.tensor([[1, 1, 1], [0, 0, 0]])
+    scores = model.predict_similarity(ids1, mask1, ids1, mask1)
+    alone = model.predict_similarity(ids1[:1], mask1[:1], ids1[:1], mask1[:1])
+    assert scores.isfinite().all()
+    torch.testing.assert_close(scores[:1], alone)
