@@ -1,13 +1,16 @@
 """Part 1: train BERT for sentiment on one data set, SST (5 classes) or CFIMDB (2), and write its predictions."""
 
-import argparse
 import os
+import sys
+from functools import partial
 from types import SimpleNamespace
 
 import torch
 import torch.nn as nn
 from torch.utils.data import Dataset
 
+import distributed
+from arguments import ArgumentParser, add_arguments, note_weights, parse, with_defaults, with_run_dir
 from checkpoint import load_checkpoint, load_encoder, read_config, save_model, with_stored
 from datasets import (
     MAX_TOKENS_TRAIN,
@@ -18,7 +21,7 @@ from datasets import (
     read_rows,
     require_files,
 )
-from engine import ArgumentParser, add_arguments, autocast, fit, make_optimizer, note_weights, with_defaults
+from engine import SEEN_ROWS, autocast, fit, make_optimizer, to_device
 from evaluation import (
     HEADERS,
     collect,
@@ -156,14 +159,20 @@ def train(args):
     dev_loader = bucket_loader(dev_data)
     optimizer = make_optimizer(model, args)
 
+    seen = train_loader.sample(SEEN_ROWS, args.seed)
+
+    def scores_on(loader):
+        acc, f1, *_ = sentiment_scores(*collect(loader, model, lambda batch: model.logits(to_device(batch, device))))
+        return {"accuracy": acc, "f1": f1}
+
     def evaluate():
-        on_device = {"token_ids", "attention_mask", "features"}
-        acc, f1, *_ = sentiment_scores(*collect(dev_loader, model, lambda batch: model.logits(
-            {name: value.to(device) for name, value in batch.items() if name in on_device})))
-        return acc, f"accuracy {acc:.3f}, macro F1 {f1:.3f}"
+        dev = scores_on(dev_loader)
+        text = f"accuracy {dev['accuracy']:.3f}, macro F1 {dev['f1']:.3f}"
+        return dev["accuracy"], text, {"dev": dev, "train": scores_on(seen)}
 
     return fit(model, SCHEDULES["proportional"]({"sst": train_loader}, args.seed), {"sst": TASK_LOSSES["ce"]},
-               optimizer, evaluate, lambda: save_model(model, optimizer, args, config, args.filepath), device, args)
+               optimizer, evaluate,
+               lambda filepath, **more: save_model(model, optimizer, args, config, filepath, **more), device, args)
 
 
 def test(args):
@@ -182,8 +191,8 @@ def test(args):
     with autocast(device, args.precision):
         acc, _, dev_pred, _, _, dev_ids = model_eval(bucket_loader(dev_data), model, device)
         test_pred, _, test_ids = model_test_eval(bucket_loader(test_data), model, device)
-    for path, data, y_pred, ids in ((args.dev_out, dev_data, dev_pred, dev_ids),
-                                    (args.test_out, test_data, test_pred, test_ids)):
+    files = ((args.dev_out, dev_data, dev_pred, dev_ids), (args.test_out, test_data, test_pred, test_ids))
+    for path, data, y_pred, ids in files if distributed.is_main() else ():
         write_predictions(path, HEADERS["sst"], [row[-1] for row in data.dataset], dict(zip(ids, y_pred, strict=True)))
         record_weights(path, args.pretrained)
         print(f"wrote {len(ids)} predictions to {path}")
@@ -201,36 +210,42 @@ def get_parser():
     return parser
 
 
-def get_args(argv=None):
-    """Parse the command line."""
-    parser = get_parser()
-    args = with_defaults(parser.parse_args(argv), parser)
-    if args.filepath and args.dataset == "all":
-        parser.error("--filepath names one checkpoint: give it with --dataset sst or --dataset cfimdb")
-    return args
+def complete(args, name="sst"):
+    """Return `args` with every argument of ours that it lacks, and the files of the data set `name`."""
+    args = with_defaults(args, get_parser())
+    prefix = args.fine_tune_mode or args.option
+    args.train, args.dev, args.test = (
+        os.path.join(args.data_dir, f"ids-{name}-{split}.csv") for split in ("train", "dev", "test-student"))
+    args.dev_out, args.test_out = (
+        os.path.join(args.predictions_dir, f"{prefix}-{name}-{split}-out.csv") for split in ("dev", "test"))
+    if args.run_dir and args.dataset == "all":
+        args.run_dir = os.path.join(args.run_dir, name)
+    return with_run_dir(args, f"{args.option}-{name}")
+
+
+def get_args(argv=None, name="sst"):
+    """Parse the command line, for the data set `name`."""
+    return parse(get_parser(), partial(complete, name=name), sys.argv[1:] if argv is None else argv)
 
 
 def main():
     """Train and predict on each data set asked for, and print the dev accuracies."""
-    args = get_args()
+    parser = get_parser()
+    args = with_defaults(parser.parse_args(), parser)
+    if args.filepath and args.dataset == "all":
+        parser.error("--filepath names one checkpoint: give it with --dataset sst or --dataset cfimdb")
+    distributed.start(args.use_gpu)
     note_weights(args)
-    prefix = args.fine_tune_mode or args.option
-    names = ("sst", "cfimdb") if args.dataset == "all" else (args.dataset,)
-    require_files(os.path.join(args.data_dir, f"ids-{name}-{split}.csv")
-                  for name in names for split in ("train", "dev", "test-student"))
+    runs = {name: get_args(name=name) for name in (("sst", "cfimdb") if args.dataset == "all" else (args.dataset,))}
+    require_files(path for run in runs.values() for path in (run.train, run.dev, run.test))
     accuracies = {}
-    for name in names:
-        print(f"{name}: {args.option}")
-        run = argparse.Namespace(**vars(args))
-        run.train, run.dev, run.test = (
-            os.path.join(args.data_dir, f"ids-{name}-{split}.csv") for split in ("train", "dev", "test-student"))
-        run.dev_out, run.test_out = (
-            os.path.join(args.predictions_dir, f"{prefix}-{name}-{split}-out.csv") for split in ("dev", "test"))
-        run.filepath = args.filepath or os.path.join("runs", f"{args.option}-{name}.pt")
+    for name, run in runs.items():
+        print(f"{name}: {run.option}")
         train(run)
         accuracies[name] = test(run)
     for name, accuracy in accuracies.items():
         print(f"{args.option} {name}: dev accuracy {accuracy:.3f}")
+    distributed.stop()
 
 
 if __name__ == "__main__":

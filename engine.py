@@ -4,118 +4,41 @@ A model here is any module with `logits(batch)`; a schedule yields {task: batch}
 a loss is `fn(model, batch)`. The step: batches → autocast → losses → gradient → clip → optimizer → log.
 """
 
-import argparse
 import contextlib
-import itertools
+import dataclasses
+import json
 import math
-import shlex
+import os
 import shutil
+import signal
 import sys
+import threading
 import time
 
 import torch
 from tqdm import tqdm
 
-from checkpoint import FINE_TUNE_MODES
-from datasets import TRUNCATIONS
+import distributed
+from checkpoint import Run, load_checkpoint, restore_random_states
 from extensions import GRADIENTS, PARAMETER_GROUPS, PENALTIES, from_spec
+from extensions._cpu import fit_threads, keep_freed_memory
+from extensions.ema import ExponentialMovingAverage
+from extensions.fast_dropout import use_fast_dropout
+from extensions.fused_adamw import FusedAdamW
+from extensions.packed_attention import pack_attention
 from optimizer import AdamW
-from utils import UserError
+from utils import Interrupted, UserError, atomic_write
 
 
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Help that names the defaults, where there are any."""
-
-    def _get_help_string(self, action):
-        return action.help if action.default is None else super()._get_help_string(action)
-
-
-class ArgumentParser(argparse.ArgumentParser):
-    """argparse whose `@FILE` holds flags as on a command line, many a line, with # comments."""
-
-    def __init__(self, **kwargs):
-        super().__init__(fromfile_prefix_chars="@", allow_abbrev=False, formatter_class=HelpFormatter, **kwargs)
-
-    def convert_arg_line_to_args(self, line):
-        return shlex.split(line, comments=True)
-
-
-def number(kind, minimum, maximum=math.inf):
-    """Return an argparse type: an int or float from `minimum` to `maximum`."""
-
-    def check(text):
-        value = kind(text)
-        if not minimum <= value <= maximum:
-            bound = f"at least {minimum}" if maximum == math.inf else f"from {minimum} to {maximum}"
-            raise argparse.ArgumentTypeError(f"{text} must be {bound}")
-        return value
-
-    check.__name__ = kind.__name__  # argparse names it when the text is no number
-    return check
-
-
-def add_arguments(parser, learning_rates):
-    """Add the flags that both training scripts have; `learning_rates` is {option: default of --lr}."""
-    parser.learning_rates = learning_rates
-    parser.add_argument("--seed", type=number(int, 0), default=11711, help="of every random choice")
-    parser.add_argument("--epochs", type=number(int, 1), default=10, help="passes over the training rows")
-    parser.add_argument("--option", choices=("pretrain", "finetune"), default="pretrain",
-                        help="pretrain: the BERT parameters are frozen; finetune: they are updated too")
-    parser.add_argument("--fine-tune-mode", choices=tuple(FINE_TUNE_MODES), help="the spring 2024 names of --option")
-    parser.add_argument("--use_gpu", action="store_true", help="train on CUDA, or else on Apple's MPS")
-    parser.add_argument("--batch_size", type=number(int, 1), default=8, help="rows of a training batch")
-    parser.add_argument("--hidden_dropout_prob", type=number(float, 0, 1), default=0.3, help="dropout of the heads")
-    parser.add_argument("--encoder_dropout_prob", type=number(float, 0, 1), default=0.1, help="dropout inside BERT")
-    parser.add_argument("--lr", type=number(float, 0), help="peak learning rate (default: "
-                        + ", ".join(f"{lr:g} to {option}" for option, lr in learning_rates.items()) + ")")
-    parser.add_argument("--pretrained", default="bert-base-uncased",
-                        help="hub id, directory, file or URL of the weights, or minilm for the packaged ones")
-    parser.add_argument("--max_length", type=number(int, 5), default=512, help="tokens of a text, or of a packed pair")
-    parser.add_argument("--truncation", choices=TRUNCATIONS, default="head",
-                        help="which end of a long text is kept; a packed pair loses the end of its longer text")
-    parser.add_argument("--warmup", type=number(float, 0, 1), default=0.1,
-                        help="share of the steps in which lr rises from 0")
-    parser.add_argument("--weight_decay", type=number(float, 0), default=0.01,
-                        help="by default of all but biases and layer norms")
-    parser.add_argument("--param_groups", type=spec_of(PARAMETER_GROUPS), default="no-decay", metavar="SPEC",
-                        help=f"{', '.join(PARAMETER_GROUPS)}: which parameters share learning rate and weight decay")
-    parser.add_argument("--penalty", type=spec_of(PENALTIES, "none"), action="append", metavar="SPEC",
-                        help=f"{', '.join(PENALTIES)}: a regularizer added to the losses; repeat the flag for several, "
-                        "none takes back those named before")
-    parser.add_argument("--max_grad_norm", type=number(float, 1e-12), default=1.0,
-                        help="gradients are clipped to this L2 norm")
-    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto",
-                        help="auto: bf16 autocast where the processor computes in it")
-    parser.add_argument("--max_steps", type=number(int, 1),
-                        help="stop after this many optimizer steps, then score and write")
-    parser.add_argument("--filepath", help="where the best checkpoint goes; by default a name under runs/")
-
-
-def spec_of(table, *words):
-    """Return an argparse type that checks a technique's spec against `table` (or is one of `words`) and returns it."""
-
-    def check(spec):
-        try:
-            if spec not in words:
-                from_spec(spec, table)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-        return spec
-
-    return check
-
-
-def note_weights(args):
-    """Say so when a run does not start from the only weights that the course's rules admit."""
-    if args.pretrained != "bert-base-uncased":
-        print(f"note: the course's rules admit only bert-base-uncased for grading, and this run starts from "
-              f"{args.pretrained}")
+# Training rows of a task that a scoring scores beside dev: the gap between them shows overfitting.
+SEEN_ROWS = 500
 
 
 def make_optimizer(model, args):
-    """Return AdamW over the parameter groups that `args` names."""
+    """Return AdamW over the parameter groups that `args` names, in one kernel unless --compile is none."""
     groups = from_spec(args.param_groups, PARAMETER_GROUPS)
-    return AdamW(groups(model, args.lr, weight_decay=args.weight_decay), lr=args.lr)
+    kind = AdamW if args.compile == "none" else FusedAdamW
+    return kind(groups(model, args.lr, weight_decay=args.weight_decay), lr=args.lr)
 
 
 def penalties_of(specs):
@@ -127,19 +50,6 @@ def penalties_of(specs):
         else:
             chosen[spec.partition(":")[0]] = from_spec(spec, PENALTIES)
     return list(chosen.values())
-
-
-def with_defaults(args, parser):
-    """Return a namespace with `args` and, for what it lacks, the parser's defaults.
-
-    The default learning rate is `parser.learning_rates[option]`.
-    """
-    args = argparse.Namespace(**{**vars(parser.parse_args([])), **vars(args)})
-    if args.fine_tune_mode is not None:
-        args.option = FINE_TUNE_MODES[args.fine_tune_mode]
-    if args.lr is None:
-        args.lr = parser.learning_rates[args.option]
-    return args
 
 
 def bf16_in_hardware(device):
@@ -168,16 +78,23 @@ def to_device(batch, device):
     }
 
 
-def linear_schedule(optimizer, total_steps, warmup):
-    """Return torch's LambdaLR: linear up over the share `warmup` of the steps, then linear down to 0 after the last."""
+def lr_factor(step, total_steps, warmup=0.0, shape="linear"):
+    """Return the share of the peak learning rate that step `step` (from 0) of `total_steps` has.
+
+    It rises linearly over the share `warmup` of the steps, then falls to 0 after the last, "linear" or as half a
+    "cosine" (Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983, equation 5), or stays ("constant").
+    """
     warmup_steps = math.ceil(warmup * total_steps)
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    left = max(0.0, (total_steps - step) / max(1, total_steps - warmup_steps))
+    return {"linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2, "constant": 1.0}[shape]
 
-    def factor(step):
-        if step < warmup_steps:
-            return (step + 1) / warmup_steps
-        return max(0.0, (total_steps - step) / max(1, total_steps - warmup_steps))
 
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+def set_learning_rates(optimizer, factor):
+    """Give every parameter group `factor` times the learning rate that it began with."""
+    for group in optimizer.param_groups:
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
 
 class Progress:
@@ -185,7 +102,8 @@ class Progress:
 
     def __init__(self, total, label):
         self.total, self.label = total, label
-        on_terminal = sys.stderr.isatty() and shutil.get_terminal_size((0, 0)).columns > 0
+        on_terminal = (sys.stderr.isatty() and shutil.get_terminal_size((0, 0)).columns > 0
+                       and distributed.is_main())
         # Narrower than tqdm's own, so that the losses of three tasks fit into 80 columns.
         self.bar = tqdm(total=total, desc=label, bar_format="{desc} {n_fmt}/{total_fmt} {elapsed}<{remaining}{postfix}",
                         ) if on_terminal else None
@@ -216,10 +134,12 @@ class Progress:
             print(f"{self.label}: step {self.steps}/{self.total}, loss {text} examples/s, {left:.0f} s left",
                   flush=True)
 
-    def __enter__(self):
-        return self
+    def rate(self):
+        """Return examples a second."""
+        return round(self.examples / (time.monotonic() - self.start), 1)
 
-    def __exit__(self, *error):
+    def close(self):
+        """End the bar."""
         if self.bar is not None:
             self.bar.close()
 
@@ -227,22 +147,29 @@ class Progress:
 class MeanLosses:
     """Running means of the task losses, kept on the device until somebody looks."""
 
-    def __init__(self):
-        self.sums, self.counts = {}, {}
+    def __init__(self, sums=None, counts=None):
+        self.sums, self.counts = dict(sums or {}), dict(counts or {})
 
     def add(self, losses):
+        """Take in the {task: loss} of a step."""
         for task, loss in losses.items():
-            self.sums[task] = self.sums.get(task, 0) + loss.detach()
+            self.sums[task] = self.sums.get(task, 0) + loss
             self.counts[task] = self.counts.get(task, 0) + 1
 
     def means(self):
-        """Return {task: mean loss} as floats; the one place in the loop that waits for the device."""
-        means = {task: float(total) / self.counts[task] for task, total in self.sums.items()}
-        for task, mean in means.items():
-            if not math.isfinite(mean):
-                raise UserError(f"the loss of {task} is {mean}: training diverged; try a lower --lr, "
-                                "or --precision fp32")
-        return means
+        """Return {task: mean loss} as floats; this waits for the device."""
+        return {task: float(total) / self.counts[task] for task, total in self.sums.items()}
+
+    def merged(self, other):
+        """Return the means of both together."""
+        tasks = {**self.sums, **other.sums}
+        return MeanLosses({task: self.sums.get(task, 0.0) + float(other.sums.get(task, 0.0)) for task in tasks},
+                          {task: self.counts.get(task, 0) + other.counts.get(task, 0) for task in tasks})
+
+    def state(self):
+        """Return what the constructor takes, on the CPU."""
+        return {"sums": {task: total.cpu() if isinstance(total, torch.Tensor) else total
+                         for task, total in self.sums.items()}, "counts": dict(self.counts)}
 
 
 def task_loss(model, batch, loss, penalties):
@@ -251,69 +178,390 @@ def task_loss(model, batch, loss, penalties):
     return loss(model, batch) + sum(penalty(model, batch, batch["logits"]) for penalty in penalties)
 
 
-def train_one_epoch(model, steps, losses, optimizer, lr_schedule, device, *, penalties=(), gradient="sum",
-                    precision="auto", max_grad_norm=1.0, total=None, label="train"):
-    """Take one optimizer step for each {task: batch} of `steps`; return {task: mean loss}.
+class TrainingStep:
+    """One optimizer step over the parts of a step's rows.
 
-    `losses` is {task: fn(model, batch)}, `penalties` a list of fn(model, batch, logits), which the mean
-    losses include; `total` is the number of steps, for the progress line. Raises UserError when a loss
-    is no longer finite.
+    `losses` is {task: fn(model, batch)}, `penalties` a list of fn(model, batch, logits). A part is {task: batch} on
+    the device, with batch["share"] the share of the step's rows that it holds: what a loss averages over the part
+    counts that much, so that the update is the whole step's, however it is split (several processes, --accumulate).
     """
-    model.train()
-    params = [p for group in optimizer.param_groups for p in group["params"]]
-    mean_losses = MeanLosses()
-    with Progress(total, label) as progress:
-        for batches in steps:
-            batches = {task: to_device(batch, device) for task, batch in batches.items()}
-            with autocast(device, precision):
-                step_losses = {task: task_loss(model, batch, losses[task], penalties)
-                               for task, batch in batches.items()}
 
-            optimizer.zero_grad(set_to_none=True)
-            GRADIENTS[gradient](step_losses, params)
-            torch.nn.utils.clip_grad_norm_(params, max_grad_norm)
-            optimizer.step()
-            lr_schedule.step()
+    def __init__(self, model, losses, optimizer, *, penalties=(), gradient="sum", precision="auto", max_grad_norm=1.0,
+                 device):
+        self.model, self.losses, self.optimizer, self.penalties = model, losses, optimizer, penalties
+        self.gradient, self.precision, self.max_grad_norm = GRADIENTS[gradient], precision, max_grad_norm
+        self.device = device
+        self.params = [p for group in optimizer.param_groups for p in group["params"]]
+        self.skipped = torch.zeros((), device=device)  # updates left out since a loss or gradient was not finite
 
-            mean_losses.add(step_losses)
-            progress.advance(sum(len(batch["sent_ids"]) for batch in batches.values()))
-            if progress.due():
-                progress.show(mean_losses.means())
-    return mean_losses.means()
+    def __call__(self, parts):
+        """Update the model; return {task: loss} of the step, before the update."""
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = self.compute(parts)
+        self.add_up(losses)
+        self.update(losses)
+        return losses
+
+    def compute(self, parts):
+        """Write the gradient of the parts' losses into `.grad`; return {task: loss}, detached."""
+        totals = {}
+        for batches in parts:
+            with autocast(self.device, self.precision):
+                losses = {task: task_loss(self.model, batch, self.losses[task], self.penalties) * batch["share"]
+                          for task, batch in batches.items()}
+            self.gradient(losses, self.params)
+            for task, loss in losses.items():
+                totals[task] = totals[task] + loss.detach() if task in totals else loss.detach()
+        return totals
+
+    def add_up(self, losses):
+        """Sum gradients and losses over all processes."""
+        distributed.add_up([*(p.grad for p in self.params if p.grad is not None), *losses.values()])
+
+    def clip(self, losses):
+        """Clip the gradient; return 1.0 when this update must be left out, else 0.0, without waiting for the device.
+
+        It must from the first loss or gradient on that is not finite, so that the weights of the step before stay.
+        """
+        norm = torch.nn.utils.clip_grad_norm_(self.params, self.max_grad_norm)
+        finite = torch.isfinite(norm + sum(losses.values()))
+        self.skipped += (~finite | (self.skipped > 0)).float()
+        return (self.skipped > 0).float()
+
+    def update(self, losses):
+        """Take the optimizer's step with the clipped gradient."""
+        skip = self.clip(losses)
+        if isinstance(self.optimizer, FusedAdamW):
+            plan = self.optimizer.plan()
+            plan.advance()
+            plan.apply(skip)
+        elif not skip:  # on a GPU this waits for it: any other optimizer knows nothing of skipping
+            self.optimizer.step()
 
 
-def fit(model, schedule, losses, optimizer, evaluate, save_best, device, args):
-    """Train for args.epochs (or args.max_steps), scoring after each epoch; return the best score.
+def make_step(model, losses, optimizer, device, args):
+    """Return the training step that `args` describe; some of the model's modules give way to faster ones."""
+    step = TrainingStep(model, losses, optimizer, penalties=penalties_of(args.penalty), precision=args.precision,
+                        max_grad_norm=args.max_grad_norm, device=device)
+    bf16 = isinstance(autocast(device, args.precision), torch.autocast)
+    fallback = "" if bf16 or args.precision == "fp32" else " (no bf16 in this processor)"
+    how = "the modules as they stand"
+    if args.compile != "none":
+        how = "packed attention, fused AdamW"
+        pack_attention(model)
+        if device.type == "cpu":
+            use_fast_dropout(model)
+    if args.compile == "graphs" and device.type != "cuda":
+        raise UserError(f"--compile graphs: there are CUDA graphs on CUDA alone, and this is {device.type}; "
+                        "leave the flag out")
+    if args.compile == "inductor":
+        model.bert.compile(dynamic=True)
+        how += ", compiled by inductor"
+    if args.compile in ("auto", "graphs", "inductor") and device.type == "cuda":
+        from extensions.cuda_graphs import GraphedStep
+        step = GraphedStep(step)
+        how += ", CUDA graphs"
+    print(f"training in {'bf16' if bf16 else 'fp32'}{fallback}, {how}")
+    return step
 
-    `schedule(epoch)` returns the list-like of an epoch's steps; `evaluate()` returns (score, text to
-    print); `save_best()` is called whenever the score is the highest so far.
-    """
-    lengths = [len(schedule(epoch)) for epoch in range(args.epochs)]
-    total_steps = min(sum(lengths), args.max_steps or math.inf)
-    if not total_steps:
-        raise UserError("there is nothing to train on: no rows, or no epochs")
-    lr_schedule = linear_schedule(optimizer, total_steps, args.warmup)
-    penalties = penalties_of(args.penalty)
-    best, steps_left = -math.inf, total_steps
-    for epoch in range(args.epochs):
-        steps = min(lengths[epoch], steps_left)
-        if steps == 0:
-            break
-        start = time.monotonic()
-        means = train_one_epoch(
-            model, itertools.islice(schedule(epoch), steps), losses, optimizer, lr_schedule, device,
-            penalties=penalties, precision=args.precision, max_grad_norm=args.max_grad_norm, total=steps,
-            label=f"epoch {epoch}")
-        steps_left -= steps
+
+class StopNow(KeyboardInterrupt):
+    """A request to stop, raised where the work can be done again."""
+
+
+class StopSignal:
+    """SIGTERM and Ctrl-C as a request to stop after the step; a second one stops at once."""
+
+    def __init__(self):
+        self.signum, self.now, self.previous = None, False, {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            self.previous = {signum: signal.signal(signum, self.request) for signum in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *error):
+        for signum, handler in self.previous.items():
+            signal.signal(signum, handler)
+
+    def request(self, signum, frame):
+        """Note the signal; the loop looks after each step."""
+        if self.now:
+            self.signum = signum
+            raise StopNow
+        if self.signum is not None:
+            raise KeyboardInterrupt
+        self.signum = signum
+        os.write(2, b"stopping after this step ...\n")  # print might be what the signal interrupts
+
+    @contextlib.contextmanager
+    def at_once(self):
+        """Return the context in which a request raises StopNow, unless other processes would wait for this one."""
+        self.now = distributed.world_size() == 1
+        try:
+            if self.now and self.signum is not None:
+                raise StopNow
+            yield
+        finally:
+            self.now = False
+
+    def agreed(self, ask):
+        """Tell whether to stop; several processes must agree, so they look only where `ask` is set."""
+        if distributed.world_size() == 1:
+            return self.signum is not None
+        return ask and any(signum is not None for signum in distributed.gather(self.signum))
+
+
+@dataclasses.dataclass
+class Standing:
+    """How far a run has come."""
+
+    step: int = 0  # optimizer steps taken
+    epoch: int = 0
+    within: int = 0  # steps taken of this epoch
+    scored: int = 0  # the step of the last scoring
+    best: float = -math.inf  # score
+    stale: int = 0  # scorings since the best one
+
+
+class Training:
+    """The loop over steps, scorings and checkpoints; its state is `at`, the losses, and what torch holds."""
+
+    def __init__(self, model, schedule, losses, optimizer, evaluate, save, device, args):
+        self.model, self.schedule, self.optimizer = model, schedule, optimizer
+        self.evaluate, self.save, self.device, self.args = evaluate, save, device, args
+        self.run = Run(args.run_dir)
+        self.lengths = [len(schedule(epoch)) for epoch in range(args.epochs)]
+        self.total = min(sum(self.lengths), args.max_steps or math.inf)
+        if not self.total:
+            raise UserError("there is nothing to train on: no rows, or no epochs")
+        self.training_step = make_step(model, losses, optimizer, device, args)
+        self.ema = ExponentialMovingAverage(model, args.ema) if args.ema else None
+        self.at = Standing()
+        self.recent, self.losses = MeanLosses(), MeanLosses()  # since the last log point, since the last scoring
+        self.steps = self.progress = None
+        self.stop, self.start = StopSignal(), time.monotonic()
+
+    def fit(self):
+        """Train to the end; return the best score. Raises Interrupted after a signal, with everything saved."""
+        with self.run.locked(), self.stop:
+            try:
+                self.begin()
+                while True:
+                    if self.scoring_due():
+                        self.score()
+                        self.keep()
+                    if self.finished():
+                        break
+                    self.step()
+                    if self.args.save_every and self.at.step % self.args.save_every == 0:
+                        self.keep()
+                    if self.stop.agreed(self.at.step % self.args.log_every == 0):
+                        self.halt()
+                if self.stop.agreed(True):
+                    self.halt()
+            except StopNow:
+                self.halt()
+            finally:
+                self.close_progress()
+        distributed.wait()  # for the files that the main process writes
+        return self.at.best
+
+    def begin(self):
+        """Take up the run's last checkpoint, or begin anew."""
+        resume = self.args.resume or distributed.restarted()
+        if resume and self.run.last and os.path.exists(self.run.last):
+            self.restore(load_checkpoint(self.run.last))
+            self.run.tidy()
+            self.run.write_arguments(self.args, self.device)
+            print(f"resume {self.run.folder} at step {self.at.step} of {self.total}")
+            return
+        if resume:
+            print(f"{self.run.folder} holds no checkpoint yet: the run begins")
+        self.run.begin(self.args, self.device)
+        distributed.take_from_main([*self.model.parameters(), *self.model.buffers()])
+        if distributed.world_size() > 1:  # every process draws dropout masks of its own
+            torch.manual_seed(self.args.seed + distributed.rank())
+
+    def finished(self):
+        """Tell whether the steps or the patience are at their end."""
+        return self.at.step >= self.total or bool(self.args.patience and self.at.stale >= self.args.patience)
+
+    def scoring_due(self):
+        """Tell whether the model should be scored before the next step."""
+        if self.at.step == self.at.scored:
+            return False
+        if self.at.step >= self.total:
+            return True
+        if self.args.eval_every:
+            return self.at.step % self.args.eval_every == 0
+        return self.at.within == self.lengths[self.at.epoch]
+
+    def step(self):
+        """Take the next step."""
+        if self.at.within == self.lengths[self.at.epoch]:
+            self.at.epoch, self.at.within, self.steps = self.at.epoch + 1, 0, None
+            self.close_progress()
+        self.steps = self.steps or self.schedule(self.at.epoch)
+        if self.progress is None:
+            self.model.train()
+            self.progress = Progress(min(self.lengths[self.at.epoch] - self.at.within, self.total - self.at.step),
+                                     f"epoch {self.at.epoch}")
+
+        set_learning_rates(self.optimizer, self.lr_factor(self.at.step))
+        losses = self.training_step(self.parts())
+        self.recent.add(losses)
+        self.at.step, self.at.within = self.at.step + 1, self.at.within + 1
+        if self.ema:
+            self.ema.update(self.at.step)
+
+        self.progress.advance(self.steps.rows(self.at.within - 1))
+        if self.device.type == "cpu":
+            self.check()
+        if self.at.step % self.args.log_every == 0:
+            self.log()
+        if self.progress.due():
+            self.check()
+            self.progress.show(self.losses.merged(self.recent).means())
+
+    def lr_factor(self, step):
+        """Return the share of the peak learning rates that step `step` of this run has."""
+        return lr_factor(step, self.total, self.args.warmup, self.args.lr_schedule)
+
+    def parts(self):
+        """Return the next step's rows that this process computes, on the device, as --accumulate parts."""
+        count = self.args.accumulate
+        first, n = distributed.rank() * count, distributed.world_size() * count
+        return [{task: to_device(batch, self.device) for task, batch in self.steps.part(self.at.within, k, n).items()}
+                for k in range(first, first + count)]
+
+    def log(self):
+        """Write the mean losses since the last log point to the metrics; this waits for the device."""
+        self.check()
+        if self.recent.counts:
+            self.run.log(kind="train", step=self.at.step, epoch=self.at.epoch, loss=self.recent.means(),
+                         lr=self.optimizer.param_groups[0]["lr"],
+                         examples_per_second=self.progress.rate() if self.progress else None)
+            self.losses, self.recent = self.losses.merged(self.recent), MeanLosses()
+
+    def score(self):
+        """Score the model, or the average of its weights, and keep it if it is the best so far."""
+        self.log()
+        self.close_progress()
         trained = time.monotonic()
-        with autocast(device, args.precision):
-            score, text = evaluate()
-        loss = ", ".join(f"{task} {mean:.3f}" for task, mean in means.items())
-        print(f"epoch {epoch}: train loss {loss}; dev {text} "
-              f"({trained - start:.0f} s training, {time.monotonic() - trained:.0f} s scoring)", flush=True)
-        if not math.isfinite(score):
-            raise UserError(f"the dev score is {score}: training diverged; try a lower --lr, or --precision fp32")
-        if score > best:
-            best = score
-            save_best()
-    return best
+        with self.ema.applied() if self.ema else contextlib.nullcontext():
+            # What it computes can be computed again: no need to wait for its end.
+            with self.stop.at_once(), autocast(self.device, self.args.precision):
+                score, text, metrics = self.evaluate()
+            if not math.isfinite(score):
+                raise UserError(f"the dev score is {score}: training diverged; try a lower --lr, or --precision fp32")
+            better = score > self.at.best
+            self.at.best, self.at.stale = (score, 0) if better else (self.at.best, self.at.stale + 1)
+            self.at.scored = self.at.step
+            if better:
+                self.save(self.args.filepath)
+        now = time.monotonic()
+        losses = self.losses.means()
+        self.run.log(kind="score", step=self.at.step, epoch=self.at.epoch, score=score, **metrics,
+                     seconds=round(now - trained, 3))
+        where = f"step {self.at.step}" if self.args.eval_every else f"epoch {self.at.epoch}"
+        print(f"{where}: train loss {', '.join(f'{task} {mean:.3f}' for task, mean in losses.items())}; dev {text} "
+              f"({trained - self.start:.0f} s training, {now - trained:.0f} s scoring)", flush=True)
+        self.losses, self.start = MeanLosses(), now
+
+    def check(self):
+        """Raise UserError if a loss or gradient was not finite, naming step and rows; this waits for the device.
+
+        No step from that one on has changed the weights.
+        """
+        skipped = int(self.training_step.skipped)
+        if not skipped:
+            return
+        epoch, within = self.at.epoch, self.at.within - skipped
+        while within < 0:
+            epoch -= 1
+            within += self.lengths[epoch]
+        rows = {task: self.not_finite(batch) for task, batch in self.schedule(epoch)[within].items()}
+        found = {"step": self.at.step - skipped + 1, "epoch": epoch, "rows": rows}
+        where = ""
+        if self.run.folder:
+            path = os.path.join(self.run.folder, "diverged.json")
+            if distributed.is_main():
+                with atomic_write(path) as file:
+                    json.dump(found, file, indent=2)
+            kept = "; the last checkpoint is as it was" if os.path.exists(self.run.last) else ""
+            where = f" (all of them in {path}{kept})"
+        some = "; ".join(f"{task}: {', '.join(ids[:5])}{', ...' if len(ids) > 5 else ''}" for task, ids in rows.items())
+        raise UserError(f"step {found['step']}, epoch {epoch}: the loss or its gradient is not finite, training "
+                        f"diverged on the rows {some}{where}; try a lower --lr, or --precision fp32")
+
+    @torch.no_grad()
+    def not_finite(self, batch):
+        """Return the ids of a batch's rows whose logits are not finite, or of all rows where that shows nothing."""
+        self.model.eval()
+        with autocast(self.device, self.args.precision):
+            logits = self.model.logits(to_device(batch, self.device)).float().cpu()
+        bad = ~torch.isfinite(logits.view(len(logits), -1)).all(dim=1)
+        return [sent_id for sent_id, is_bad in zip(batch["sent_ids"], bad.tolist(), strict=True)
+                if is_bad or not bad.any()]
+
+    def keep(self):
+        """Write last.pt: everything that going on from here takes."""
+        if self.run.folder:
+            self.check()
+            self.save(self.run.last, training={
+                **dataclasses.asdict(self.at), "lengths": self.lengths, "finished": self.finished(),
+                "recent": self.recent.state(), "losses": self.losses.state(),
+                "ema": self.ema.average if self.ema else None, "metrics_bytes": self.run.length()})
+
+    def restore(self, saved):
+        """Put everything back to where `keep` wrote it."""
+        self.model.load_state_dict(saved["model"])
+        groups = [{name: group[name] for name in ("lr", "weight_decay")} for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(saved["optim"])
+        for group, now in zip(self.optimizer.param_groups, groups, strict=True):
+            group.update(now, initial_lr=now["lr"])  # what the command line says now
+        stored = saved["training"]
+        if stored["step"]:
+            set_learning_rates(self.optimizer, self.lr_factor(stored["step"] - 1))  # the last step's, as logged
+        n = stored["epoch"] + 1
+        if stored["lengths"][:n] != self.lengths[:n]:
+            raise UserError(f"an epoch in {self.run.folder} had {stored['lengths'][0]} steps and has {self.lengths[0]} "
+                            "now: the training data are others; begin anew in another --run_dir")
+        self.at = Standing(**{field.name: stored[field.name] for field in dataclasses.fields(Standing)})
+        self.recent, self.losses = (MeanLosses(**stored[name]) for name in ("recent", "losses"))
+        if self.ema:
+            self.ema.load(stored["ema"] or saved["model"])
+        self.run.cut(stored["metrics_bytes"])
+        states = saved["processes_rng"]
+        if len(states) == distributed.world_size():
+            restore_random_states(states[distributed.rank()])
+        else:
+            print(f"resume: {distributed.world_size()} processes now, was {len(states)}: dropout masks will differ")
+            torch.manual_seed(self.args.seed + self.at.step + distributed.rank())
+
+    def halt(self):
+        """Save, and end the script."""
+        self.close_progress()
+        self.keep()
+        there = f"; go on with --resume --run_dir {self.run.folder}" if self.run.folder else ""
+        raise Interrupted(f"stopped at step {self.at.step} of {self.total}{there}", self.stop.signum or signal.SIGTERM)
+
+    def close_progress(self):
+        """End the progress line, if there is one."""
+        if self.progress is not None:
+            self.progress.close()
+            self.progress = None
+
+
+def fit(model, schedule, losses, optimizer, evaluate, save, device, args):
+    """Train for args.epochs (or args.max_steps); return the best score.
+
+    `schedule(epoch)` returns an epoch's steps (extensions/_steps.py), `losses` is {task: fn(model, batch)};
+    `evaluate()` returns (score, text to print, {name: metric}); `save(filepath, **more)` writes a checkpoint, to
+    args.filepath whenever the score is the highest so far. Raises UserError when a loss is not finite.
+    """
+    if device.type == "cpu":
+        fit_threads()
+        keep_freed_memory()
+    return Training(model, schedule, losses, optimizer, evaluate, save, device, args).fit()

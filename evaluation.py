@@ -4,6 +4,7 @@ The functions named `model_*` are the course's: they take its loaders and any mo
 `predict_*` methods, and return Python floats and lists.
 """
 
+import itertools
 import json
 import os
 import warnings
@@ -13,7 +14,12 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score
 from tqdm import tqdm
 
+import distributed
 from datasets import (
+    EVAL_BATCH_SIZE,
+    EVAL_BATCH_SIZE_GPU,
+    MAX_TOKENS_EVAL,
+    MAX_TOKENS_EVAL_GPU,
     SentenceClassificationDataset,
     SentenceClassificationTestDataset,
     SentencePairDataset,
@@ -30,6 +36,9 @@ HEADERS = {
     "sts": "id \t Predicted_Similiary \n",  # sic: the leaderboard has accepted exactly these bytes
 }
 WEIGHTS_RECORD = "weights.json"
+# What a model is given of a batch of pairs.
+PACKED = ("token_ids", "attention_mask", "token_type_ids")
+APART = ("token_ids_1", "attention_mask_1", "token_ids_2", "attention_mask_2")
 
 
 def pearson(predictions, labels):
@@ -49,30 +58,42 @@ def overall_score(scores):
 def collect(loader, model, logits_of):
     """Run `logits_of(batch)` over a loader in evaluation mode; return (logits, labels, sents, sent_ids).
 
-    Logits are one CPU tensor; labels and sents are empty lists where the batches have none.
+    Logits are one CPU tensor; labels and sents are empty lists where the batches have none. Of several processes
+    each scores its share of the batches, which must be the same in all of them, and gets the results of all.
     """
     model.eval()
-    logits, labels, sents, sent_ids = [], [], [], []
-    for batch in tqdm(loader, desc="scoring", leave=False, disable=None):  # on a terminal only
+    logits, rows = [], []
+    progress = tqdm(loader, desc="scoring", leave=False, disable=None)  # on a terminal only
+    for batch in itertools.islice(progress, distributed.rank(), None, distributed.world_size()):
         logits.append(logits_of(batch).float())
-        if "labels" in batch:
-            labels += batch["labels"].flatten().tolist()
-        sents += batch.get("sents", [])
-        sent_ids += batch["sent_ids"]
+        labels = batch["labels"].flatten().tolist() if "labels" in batch else []
+        rows.append((labels, batch.get("sents", []), batch["sent_ids"]))
     # Only here does the host wait for the device.
-    return torch.cat(logits).cpu() if logits else torch.empty(0), labels, sents, sent_ids
+    logits = torch.cat(logits).cpu() if logits else torch.empty(0)
+
+    shares = [list(zip(logits.split([len(sent_ids) for *_, sent_ids in rows]), rows, strict=True))
+              for logits, rows in distributed.gather((logits, rows))]
+    batches = [batch for turn in itertools.zip_longest(*shares) for batch in turn if batch is not None]
+    labels, sents, sent_ids = ([value for _, row in batches for value in row[i]] for i in range(3))
+    return torch.cat([logits for logits, _ in batches]) if batches else torch.empty(0), labels, sents, sent_ids
 
 
 def predict_sentiment(loader, model, device):
     """As `collect`, with the model's sentiment logits (N, 5)."""
     return collect(loader, model, lambda batch: model.predict_sentiment(
-        batch["token_ids"].to(device), batch["attention_mask"].to(device)))
+        batch["token_ids"].to(device, non_blocking=True), batch["attention_mask"].to(device, non_blocking=True)))
 
 
-def predict_pairs(loader, model, predict, device):
-    """As `collect`, with the logits (N,) of the model's method `predict` over pairs."""
-    names = ("token_ids_1", "attention_mask_1", "token_ids_2", "attention_mask_2")
-    return collect(loader, model, lambda batch: predict(*(batch[name].to(device) for name in names)).flatten())
+def predict_pairs(loader, model, task, device):
+    """As `collect`, with the logits (N,) of pairs for "para" or "sts", packed or as the contract has them."""
+    predict = {"para": model.predict_paraphrase, "sts": model.predict_similarity}[task]
+
+    def logits_of(batch):
+        packed = "token_ids" in batch
+        inputs = {name: batch[name].to(device, non_blocking=True) for name in (PACKED if packed else APART)}
+        return (model.logits({**inputs, "task": task}) if packed else predict(*inputs.values())).flatten()
+
+    return collect(loader, model, logits_of)
 
 
 def to_classes(logits):
@@ -105,16 +126,16 @@ def accuracy(predictions, labels):
 def predict_tasks(sentiment_dataloader, paraphrase_dataloader, sts_dataloader, model, device):
     """Return (predictions, labels, ids) for sst, para and sts; three empty lists where a loader is None."""
     results = []
-    for loader, predict, decide in (
-        (sentiment_dataloader, None, to_classes),
-        (paraphrase_dataloader, model.predict_paraphrase, to_paraphrase),
-        (sts_dataloader, model.predict_similarity, torch.Tensor.tolist),
+    for task, loader, decide in (
+        ("sst", sentiment_dataloader, to_classes),
+        ("para", paraphrase_dataloader, to_paraphrase),
+        ("sts", sts_dataloader, torch.Tensor.tolist),
     ):
         if loader is None:
             results.append(([], [], []))
             continue
-        logits, labels, _, sent_ids = (predict_pairs(loader, model, predict, device) if predict
-                                       else predict_sentiment(loader, model, device))
+        logits, labels, _, sent_ids = (predict_sentiment(loader, model, device) if task == "sst"
+                                       else predict_pairs(loader, model, task, device))
         results.append((decide(logits), labels, sent_ids))
     return results
 
@@ -158,8 +179,12 @@ def record_weights(path, pretrained):
         file.write("\n")
 
 
-def multitask_loaders(args, split):
-    """Return ({task: loader}, {task: rows}) of one split over the tasks in `args.tasks`, longest batch first."""
+def multitask_loaders(args, split, pair_encoding=None):
+    """Return ({task: loader}, {task: rows}) of one split over the tasks in `args.tasks`, longest batch first.
+
+    Batches of pairs are as `datasets.Batches` has them: by default as `args` says, else the contract's.
+    """
+    pair_encoding = pair_encoding or getattr(args, "pair_encoding", "bi")
     tasks = getattr(args, "tasks", TASKS)
     files = [getattr(args, f"{task}_{split}") if task in tasks else None for task in TASKS]
     sst, _, para, sts = load_multitask_data(*files, split=split)
@@ -169,25 +194,30 @@ def multitask_loaders(args, split):
     else:
         datasets = {"sst": SentenceClassificationDataset(sst, args), "para": SentencePairDataset(para, args),
                     "sts": SentencePairDataset(sts, args, isRegression=True)}
-    loaders = {task: bucket_loader(datasets[task]) for task in TASKS if task in tasks}
+    on_gpu = getattr(args, "use_gpu", False)
+    size = (EVAL_BATCH_SIZE_GPU, MAX_TOKENS_EVAL_GPU) if on_gpu else (EVAL_BATCH_SIZE, MAX_TOKENS_EVAL)
+    loaders = {task: bucket_loader(datasets[task], *size, pair_encoding=pair_encoding, pin_memory=on_gpu)
+               for task in TASKS if task in tasks}
     return loaders, {task: datasets[task].dataset for task in loaders}
 
 
 def test_model_multitask(args, model, device):
     """Score the dev sets and write the six prediction files that `args` names; return {task: dev metric}."""
-    loaders, rows = multitask_loaders(args, "dev")
+    # A model of the course's has its three methods alone, and they take the contract's batches.
+    pair_encoding = model.config.pair_encoding if hasattr(model, "logits") else "bi"
+    loaders, rows = multitask_loaders(args, "dev", pair_encoding)
     results = model_eval_multitask(*(loaders.get(task) for task in TASKS), model, device)
     scores = {task: results[3 * i] for i, task in enumerate(TASKS) if task in loaders}
     predictions = {task: dict(zip(results[3 * i + 2], results[3 * i + 1], strict=True))
                    for i, task in enumerate(TASKS)}
     files = [(task, getattr(args, f"{task}_dev_out"), rows[task], predictions[task]) for task in loaders]
 
-    loaders, rows = multitask_loaders(args, "test")
+    loaders, rows = multitask_loaders(args, "test", pair_encoding)
     results = model_eval_test_multitask(*(loaders.get(task) for task in TASKS), model, device)
     predictions = {task: dict(zip(results[2 * i + 1], results[2 * i], strict=True)) for i, task in enumerate(TASKS)}
     files += [(task, getattr(args, f"{task}_test_out"), rows[task], predictions[task]) for task in loaders]
 
-    for task, path, task_rows, predictions_by_id in files:
+    for task, path, task_rows, predictions_by_id in files if distributed.is_main() else ():
         write_predictions(path, HEADERS[task], [row[-1] for row in task_rows], predictions_by_id)
         record_weights(path, getattr(args, "pretrained", "bert-base-uncased"))
         print(f"wrote {len(task_rows)} predictions to {path}")

@@ -10,7 +10,9 @@ from types import SimpleNamespace
 import torch
 import torch.nn as nn
 
+import distributed
 import evaluation
+from arguments import ArgumentParser, add_arguments, note_weights, number, parse, with_defaults, with_run_dir
 from checkpoint import load_checkpoint, load_encoder, read_config, save_model, with_stored
 from datasets import (
     MAX_TOKENS_TRAIN,
@@ -20,16 +22,7 @@ from datasets import (
     load_multitask_data,
     require_files,
 )
-from engine import (
-    ArgumentParser,
-    add_arguments,
-    autocast,
-    fit,
-    make_optimizer,
-    note_weights,
-    number,
-    with_defaults,
-)
+from engine import SEEN_ROWS, autocast, fit, make_optimizer
 from evaluation import TASKS, model_eval_multitask, multitask_loaders, overall_score
 from extensions import SCHEDULES, TASK_LOSSES
 from utils import UserError, get_device, run_script, seed_everything
@@ -189,9 +182,16 @@ class MultitaskBERT(nn.Module):
         return torch.cat(encoded)[order.argsort()].chunk(2)
 
     def logits(self, batch):
-        """Return the logits of a batch on the model's device, for the task batch["task"]."""
+        """Return the logits of a batch on the model's device, for the task batch["task"].
+
+        A pair comes as the contract's two texts, or already packed into one sequence with its token types.
+        """
         if batch["task"] == "sst":
             return self.predict_sentiment(batch["token_ids"], batch["attention_mask"])
+        if "token_type_ids" in batch:
+            task_head = self.paraphrase_head if batch["task"] == "para" else self.similarity_head
+            packed = (batch["token_ids"], batch["attention_mask"], batch["token_type_ids"])
+            return self.score(task_head, self(*packed, task=batch["task"])).squeeze(-1)  # (B,)
         predict = self.predict_paraphrase if batch["task"] == "para" else self.predict_similarity
         return predict(batch["token_ids_1"], batch["attention_mask_1"], batch["token_ids_2"], batch["attention_mask_2"])
 
@@ -211,7 +211,9 @@ def training_loaders(args):
     sst, para, sts = (low_shot(rows, args.train_rows, args.seed) for rows in (sst, para, sts))
     data = {"sst": SentenceClassificationDataset(sst, args), "para": SentencePairDataset(para, args),
             "sts": SentencePairDataset(sts, args, isRegression=True)}
-    return {task: bucket_loader(data[task], args.batch_size, MAX_TOKENS_TRAIN, shuffle=True, seed=args.seed + i)
+    return {task: bucket_loader(data[task], args.task_batch_size.get(task, args.batch_size), MAX_TOKENS_TRAIN,
+                                shuffle=True, seed=args.seed + i, pair_encoding=args.pair_encoding,
+                                pin_memory=args.use_gpu)
             for i, task in enumerate(TASKS) if task in args.tasks}
 
 
@@ -222,7 +224,10 @@ def scores_text(scores):
 
 
 def train_multitask(args):
-    """Train on the tasks in args.tasks, save the epoch with the best dev score to args.filepath; return that score."""
+    """Train on the tasks in args.tasks, save the weights with the best dev score to args.filepath; return that score.
+
+    A sample of the training rows is scored too: its distance from dev shows how far a task is overfitted.
+    """
     args = complete(args)
     seed_everything(args.seed)
     device = get_device(args.use_gpu)
@@ -238,16 +243,20 @@ def train_multitask(args):
         print(f"{task}: {len(loader.dataset)} rows, {len(loader)} batches, "
               f"{loader.batch_sampler.padding_share():.1%} padding")
     dev_loaders, _ = multitask_loaders(args, "dev")
+    seen = {task: loader.sample(SEEN_ROWS, args.seed) for task, loader in loaders.items()}
     optimizer = make_optimizer(model, args)
     losses = {task: TASK_LOSSES[LOSSES[task]] for task in loaders}
 
+    def scores_on(split_loaders):
+        results = model_eval_multitask(*(split_loaders.get(task) for task in TASKS), model, device)
+        return {task: results[3 * i] for i, task in enumerate(TASKS) if task in split_loaders}
+
     def evaluate():
-        results = model_eval_multitask(*(dev_loaders.get(task) for task in TASKS), model, device)
-        scores = {task: results[3 * i] for i, task in enumerate(TASKS) if task in dev_loaders}
-        return overall_score(scores), scores_text(scores)
+        dev = scores_on(dev_loaders)
+        return overall_score(dev), scores_text(dev), {"dev": dev, "train": scores_on(seen)}
 
     return fit(model, SCHEDULES["proportional"](loaders, args.seed), losses, optimizer, evaluate,
-               lambda: save_model(model, optimizer, args, config, args.filepath), device, args)
+               lambda filepath, **more: save_model(model, optimizer, args, config, filepath, **more), device, args)
 
 
 def test_multitask(args):
@@ -292,6 +301,8 @@ def get_parser():
     parser.add_argument("--predictions_dir", default="predictions", help="likewise of the six prediction files")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS, help="what to train and predict")
     parser.add_argument("--train_rows", type=number(int, 1), metavar="N", help="train on N random rows of each task")
+    parser.add_argument("--task_batch_size", nargs="+", action="extend", metavar="TASK=N",
+                        help="rows of a step for one task, in place of --batch_size")
     parser.add_argument("--pair_encoding", choices=("cross", "bi"), default="cross",
                         help="cross: a pair is one sequence; bi: two, compared afterwards")
     parser.add_argument("--pair_score", choices=("concat", "cosine"), default="concat",
@@ -315,11 +326,25 @@ def parse_pooling(specs):
     return pooling
 
 
+def parse_batch_sizes(specs):
+    """Return {task: rows} from specs such as ["para=64"]."""
+    sizes = {}
+    for spec in specs or []:
+        task, _, rows = spec.partition("=")
+        if task not in TASKS or not rows.isdigit() or int(rows) < 1:
+            raise UserError(f"--task_batch_size {spec}: give TASK=N with TASK one of {', '.join(TASKS)} and N at "
+                            "least 1")
+        sizes[task] = int(rows)
+    return sizes
+
+
 def complete(args):
     """Return `args` with every argument of ours that it lacks: defaults, file names, pooling by task."""
     args = with_defaults(args, get_parser())
     if not isinstance(args.pooling, dict):
         args.pooling = parse_pooling(args.pooling)
+    if not isinstance(args.task_batch_size, dict):
+        args.task_batch_size = parse_batch_sizes(args.task_batch_size)
     args.tasks = [task for task in TASKS if task in args.tasks]
     for task in TASKS:
         for split, file_split in (("train", "train"), ("dev", "dev"), ("test", "test-student")):
@@ -329,8 +354,7 @@ def complete(args):
             if getattr(args, f"{task}_{split}_out") is None:
                 setattr(args, f"{task}_{split}_out",
                         os.path.join(args.predictions_dir, f"{task}-{split}-output.csv"))
-    args.filepath = args.filepath or os.path.join("runs", f"multitask-{args.option}.pt")
-    return args
+    return with_run_dir(args, f"multitask-{args.option}")
 
 
 def get_args(argv=None):
@@ -343,17 +367,19 @@ def get_args(argv=None):
             recipe = []
         argv = [*recipe, "--pretrained", "minilm", "--data_dir", os.path.join(ROOT, "data/sample"),
                 "--predictions_dir", os.path.join("predictions", "demo"),
-                "--filepath", os.path.join("runs", "demo.pt"), *argv]
-    return complete(get_parser().parse_args(argv))
+                "--run_dir", os.path.join("runs", "demo"), *argv]
+    return parse(get_parser(), complete, argv)
 
 
 def main():
     """Train, then predict with the best checkpoint."""
     args = get_args()
+    distributed.start(args.use_gpu)
     note_weights(args)
     require_files(getattr(args, f"{task}_{split}") for task in args.tasks for split in ("train", "dev", "test"))
     train_multitask(args)
     test_multitask(args)
+    distributed.stop()
 
 
 if __name__ == "__main__":

@@ -46,10 +46,21 @@ class UserError(Exception):
     """A mistake or lack that the user can mend: one message that says what, where and what to do."""
 
 
+class Interrupted(Exception):
+    """A signal asked the script to end, and everything is saved; `code` is 128 plus the signal's number."""
+
+    def __init__(self, message, signum):
+        super().__init__(message)
+        self.code = 128 + signum
+
+
 def run_script(main):
     """Call `main()`; a `UserError` ends the script with its message and exit code 2, Ctrl-C with 130."""
     try:
         return main()
+    except Interrupted as interruption:
+        print(interruption, file=sys.stderr)
+        sys.exit(interruption.code)
     except (UserError, OSError) as error:  # an OSError names its file: a full disk, a folder that may not be written
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -119,8 +130,19 @@ def atomic_write(path, mode="w"):
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_folder(path):
+    """Wait until the names in a folder are on the disk, where the system can tell."""
+    if os.name == "posix":
+        folder = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 # ---- Downloads: a lock so that one process fetches, a partial file that can be taken up again, a rename when whole.

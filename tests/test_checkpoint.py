@@ -85,8 +85,10 @@ def test_a_note_beside_it_says_what_made_it(trained, tmp_path):
 
 def test_training_goes_on_where_git_is_not_installed(trained, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
+    checkpoint.environment.cache_clear()
     save_model(*trained, tmp_path / "best.pt")
     assert json.loads((tmp_path / "best.json").read_text())["commit"] is None
+    checkpoint.environment.cache_clear()
 
 
 def test_plain_values():

@@ -52,8 +52,8 @@ def test_two_options_make_eight_files_and_four_checkpoints(run):
     assert files("predictions/*.csv") == sorted(
         f"predictions/{option}-{name}-{split}-out.csv" for option in ("pretrain", "finetune")
         for name in ("sst", "cfimdb") for split in ("dev", "test"))
-    checkpoints = {path: torch.load(path, weights_only=True) for path in files("runs/*.pt")}
-    assert list(checkpoints) == [f"runs/{option}-{name}.pt" for option in ("finetune", "pretrain")
+    checkpoints = {path: torch.load(path, weights_only=True) for path in files("runs/*/best.pt")}
+    assert list(checkpoints) == [f"runs/{option}-{name}/best.pt" for option in ("finetune", "pretrain")
                                  for name in ("cfimdb", "sst")]
     for path, saved in checkpoints.items():
         assert (saved["args"]["option"], saved["model_config"]["option"]) == (path[5:13],) * 2

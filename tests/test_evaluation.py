@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+import distributed
 import evaluation
 from multitask_classifier import MultitaskBERT, complete
 from tests.fixtures_tiny import course_rows
@@ -69,6 +70,25 @@ def test_collect_runs_without_dropout_or_gradient():
     assert (labels, sents, ids) == ([1, 0, 1], [], ["a", "b", "c"])
 
 
+@pytest.mark.parametrize("world", [1, 2, 3, 7])
+def test_several_processes_score_each_batch_once_and_all_get_everything(world, monkeypatch):
+    numbers = torch.arange(11.0)
+    batches = [{"x": x, "labels": x.long(), "sents": [f"text {i}" for i in x], "sent_ids": [f"id{i}" for i in x]}
+               for x in numbers.split(2)]
+    alone = evaluation.collect(batches, torch.nn.Identity(), lambda batch: batch["x"])
+    scored, sent, heard = [], [], []
+    monkeypatch.setattr(distributed, "world_size", lambda: world)
+    monkeypatch.setattr(distributed, "gather", lambda value: sent.append(value) or heard or [value])
+    for _ in range(2):  # the first round tells what each has to say, the second lets all of them hear it
+        heard[:], sent[:] = sent, []
+        for rank in range(world):
+            monkeypatch.setattr(distributed, "rank", lambda: rank)
+            together = evaluation.collect(batches, torch.nn.Identity(), lambda batch: (
+                scored.append(batch["sent_ids"][0]), batch["x"])[1])
+            assert not heard or (together[0].equal(numbers) and together[1:] == alone[1:])
+    assert sorted(scored) == sorted(2 * [batch["sent_ids"][0] for batch in batches])
+
+
 def test_a_failure_while_writing_leaves_the_old_file(tmp_path):
     path = tmp_path / "deep" / "er" / "file.csv"
     evaluation.write_predictions(path, "id \n", ["b", "a"], {"a": 1, "b": 0.5})
@@ -111,11 +131,11 @@ def test_files_are_in_file_order_whatever_the_loaders(course_folder, model, monk
         ids = [line.split(" , ")[0] for line in files[name].decode().splitlines()[1:]]
         assert ids == [row[0] for row in course_rows(source, 8)]
 
-    def backwards(dataset):
+    def backwards(dataset, *size, **options):
         order = [[i] for i in reversed(range(len(dataset)))]
         return DataLoader(dataset, batch_sampler=order, collate_fn=dataset.collate_fn)
 
-    monkeypatch.setattr(evaluation, "bucket_loader", backwards)
+    monkeypatch.setattr(evaluation, "bucket_loader", backwards)  # a row at a time, and as the contract has it
     evaluation.test_model_multitask(complete(SimpleNamespace(predictions_dir="again")), model, torch.device("cpu"))
     again = written("again")
     assert again.keys() == files.keys()
@@ -139,6 +159,30 @@ def test_a_subset_of_the_tasks_touches_no_other_file(tasks, course_folder, model
     assert list(scores) == tasks and all(type(score) is float for score in scores.values())
     assert sorted(written("predictions")) == sorted(
         f"{task}-{split}-output.csv" for task in tasks for split in ("dev", "test"))
+
+
+def test_packed_pairs_score_as_the_contracts_do(course_folder, model):
+    args, results = complete(SimpleNamespace()), {}
+    for pair_encoding in ("cross", "bi"):
+        loaders, _ = evaluation.multitask_loaders(args, "dev", pair_encoding)
+        assert ("token_ids" in next(iter(loaders["para"]))) == (pair_encoding == "cross")
+        results[pair_encoding] = evaluation.model_eval_multitask(*loaders.values(), model, torch.device("cpu"))
+    metrics = [result[::3] for result in results.values()]
+    assert metrics[0] == pytest.approx(metrics[1]) and results["cross"][2::3] == results["bi"][2::3]  # ids
+    assert results["cross"][4] == results["bi"][4] and results["cross"][7] == pytest.approx(results["bi"][7])
+    assert "token_ids" in next(iter(evaluation.multitask_loaders(args, "test")[0]["sts"]))
+    args.pair_encoding = "bi"
+    assert "token_ids_1" in next(iter(evaluation.multitask_loaders(args, "test")[0]["sts"]))
+
+
+def test_a_model_of_the_courses_is_given_the_contracts_batches(course_folder, model):
+    theirs = torch.nn.Module()
+    theirs.predict_sentiment = model.eval().predict_sentiment
+    theirs.predict_paraphrase, theirs.predict_similarity = model.predict_paraphrase, model.predict_similarity
+    results = evaluation.test_model_multitask(complete(SimpleNamespace()), theirs, torch.device("cpu"))
+    files = written("predictions")
+    assert len(files) == 6 and results == pytest.approx(
+        evaluation.test_model_multitask(complete(SimpleNamespace()), model, torch.device("cpu")))
 
 
 def test_no_loader_no_result(model):

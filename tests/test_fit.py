@@ -1,5 +1,6 @@
 """The loop over epochs, on a tiny multitask model: it learns, keeps the best epoch, stops on time, repeats itself."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -29,7 +30,7 @@ def run(folder):
     def run(evaluate=lambda model, args: 0.0, **options):
         args = complete(SimpleNamespace(**{
             "pretrained": str(folder / "bert"), "data_dir": str(folder / "data"), "epochs": 2, "batch_size": 8,
-            "precision": "fp32", "lr": 1e-3, **options}))
+            "precision": "fp32", "lr": 1e-3, "filepath": "best.pt", **options}))
         torch.manual_seed(0)
         model = MultitaskBERT(args)
         loaders = training_loaders(args)
@@ -45,11 +46,11 @@ def run(folder):
 
         def score():
             seen.scores.append(evaluate(model, args))
-            return seen.scores[-1], "no text"
+            return seen.scores[-1], "no text", {}
 
         losses = {task: recorded(task) for task in loaders}
         seen.best = fit(model, SCHEDULES["proportional"](loaders, args.seed), losses, optimizer, score,
-                        lambda: seen.saved.append(len(seen.scores)), CPU, args)
+                        lambda path, **more: seen.saved.append(len(seen.scores)), CPU, args)
         return seen
     return run
 
@@ -73,7 +74,8 @@ def test_max_steps_is_exact(run, max_steps, steps, epochs):
     """20 rows in batches of 8 are 3 steps a task and 9 an epoch."""
     seen = run(max_steps=max_steps)
     assert (len(seen.losses), len(seen.scores)) == (steps, epochs) and seen.saved == [1]
-    assert seen.optimizer.param_groups[0]["lr"] == 0  # the decay ends where training does
+    # The decay ends where training does: the last of n steps, the first w of them warm-up, has 1 / (n - w) of the peak.
+    assert seen.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 / (steps - math.ceil(0.1 * steps)))
 
 
 def test_a_seed_repeats_a_run_whether_or_not_it_is_scored_in_between(run):

@@ -1,0 +1,187 @@
+"""The command line that both training scripts share: flags, files of flags, and what a resumed run remembers."""
+
+import argparse
+import math
+import shlex
+
+from checkpoint import FINE_TUNE_MODES, Run, plain
+from datasets import TRUNCATIONS
+from distributed import restarted
+from extensions import PARAMETER_GROUPS, PENALTIES, from_spec
+from utils import UserError
+
+PRECISIONS = ("auto", "fp32", "bf16")
+COMPILERS = ("auto", "none", "graphs", "inductor")
+LR_SCHEDULES = ("linear", "cosine", "constant")
+# Arguments that a resumed run must keep: with another value its weights or its order of rows would be another run's.
+SETTLED = ("seed", "option", "pretrained", "tasks", "pooling", "pair_encoding", "pair_score", "param_groups",
+           "batch_size", "task_batch_size", "train_rows", "max_length", "truncation")
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Help that names the defaults, where there are any."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse whose `@FILE` holds flags as on a command line, many a line, with # comments."""
+
+    def __init__(self, **kwargs):
+        super().__init__(fromfile_prefix_chars="@", allow_abbrev=False, formatter_class=HelpFormatter, **kwargs)
+
+    def convert_arg_line_to_args(self, line):
+        return shlex.split(line, comments=True)
+
+    def given(self, argv):
+        """Return {name: value} of the arguments that stand in `argv`, without any default."""
+        absent = object()
+        gathers = (argparse._AppendAction, argparse._ExtendAction)  # they add to what is there: to None
+        namespace = argparse.Namespace(**{
+            action.dest: None if isinstance(action, gathers) else absent for action in self._actions})
+        self.parse_args(argv, namespace)
+        return {name: value for name, value in vars(namespace).items() if value is not absent and value is not None}
+
+
+def number(kind, minimum, maximum=math.inf):
+    """Return an argparse type: an int or float from `minimum` to `maximum`."""
+
+    def check(text):
+        value = kind(text)
+        if not minimum <= value <= maximum:
+            bound = f"at least {minimum}" if maximum == math.inf else f"from {minimum} to {maximum}"
+            raise argparse.ArgumentTypeError(f"{text} must be {bound}")
+        return value
+
+    check.__name__ = kind.__name__  # argparse names it when the text is no number
+    return check
+
+
+def spec_of(table, *words):
+    """Return an argparse type that checks a technique's spec against `table` (or is one of `words`) and returns it."""
+
+    def check(spec):
+        try:
+            if spec not in words:
+                from_spec(spec, table)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+        return spec
+
+    return check
+
+
+def add_arguments(parser, learning_rates):
+    """Add the flags that both training scripts have; `learning_rates` is {option: default of --lr}."""
+    parser.learning_rates = learning_rates
+    add = parser.add_argument
+    add("--seed", type=number(int, 0), default=11711, help="of every random choice")
+    add("--epochs", type=number(int, 1), default=10, help="passes over the training rows")
+    add("--option", choices=("pretrain", "finetune"), default="pretrain",
+        help="pretrain: the BERT parameters are frozen; finetune: they are updated too")
+    add("--fine-tune-mode", choices=tuple(FINE_TUNE_MODES), help="the spring 2024 names of --option")
+    add("--use_gpu", action="store_true", help="train on CUDA, or else on Apple's MPS")
+    add("--batch_size", type=number(int, 1), default=8, help="rows of a training step, whatever computes them")
+    add("--hidden_dropout_prob", type=number(float, 0, 1), default=0.3, help="dropout of the heads")
+    add("--lr", type=number(float, 0), help="peak learning rate (default: "
+        + ", ".join(f"{lr:g} to {option}" for option, lr in learning_rates.items()) + ")")
+    add("--pretrained", default="bert-base-uncased",
+        help="hub id, directory, file or URL of the weights, or minilm for the packaged ones")
+
+    group = parser.add_argument_group("texts")
+    group.add_argument("--max_length", type=number(int, 5), default=512, help="tokens of a text, or of a packed pair")
+    group.add_argument("--truncation", choices=TRUNCATIONS, default="head",
+                       help="which end of a long text is kept; a packed pair loses the end of its longer text")
+
+    group = parser.add_argument_group("training")
+    add = group.add_argument
+    add("--encoder_dropout_prob", type=number(float, 0, 1), default=0.1, help="dropout inside BERT")
+    add("--lr_schedule", choices=LR_SCHEDULES, default="linear", help="how lr falls to 0 after the warm-up, or stays")
+    add("--warmup", type=number(float, 0, 1), default=0.1, help="share of the steps in which lr rises from 0")
+    add("--weight_decay", type=number(float, 0), default=0.01, help="by default of all but biases and layer norms")
+    add("--param_groups", type=spec_of(PARAMETER_GROUPS), default="no-decay", metavar="SPEC",
+        help=f"{', '.join(PARAMETER_GROUPS)}: which parameters share learning rate and weight decay")
+    add("--penalty", type=spec_of(PENALTIES, "none"), action="append", metavar="SPEC",
+        help=f"{', '.join(PENALTIES)}: a regularizer added to the losses; repeat the flag for several, "
+        "none takes back those named before")
+    add("--accumulate", type=number(int, 1), default=1, metavar="N",
+        help="take the rows of a step through the model in N parts: the same update with less memory")
+    add("--max_grad_norm", type=number(float, 1e-12), default=1.0, help="gradients are clipped to this L2 norm")
+    add("--ema", type=number(float, 0, 1), default=0.0, metavar="DECAY",
+        help="score and keep an exponential moving average of the weights, of this decay a step; 0 is without")
+    add("--max_steps", type=number(int, 1), help="stop after this many optimizer steps, then score and write")
+    add("--eval_every", type=number(int, 1), metavar="STEPS", help="score every so many steps, not after each epoch")
+    add("--patience", type=number(int, 1), metavar="N", help="stop after N scorings without a better one")
+
+    group = parser.add_argument_group("speed")
+    add = group.add_argument
+    add("--precision", choices=PRECISIONS, default="auto",
+        help="auto: bf16 autocast where the processor computes in it; the weights stay fp32")
+    add("--compile", choices=COMPILERS, default="auto",
+        help="none: the modules of bert.py as they are; graphs: every step one CUDA graph; inductor: torch.compile; "
+        "auto: graphs on CUDA, the faster kernels elsewhere")
+
+    group = parser.add_argument_group("the run's folder")
+    add = group.add_argument
+    add("--run_dir", metavar="DIR", help="holds args.json, metrics.jsonl, best.pt, last.pt (default: a name in runs/)")
+    add("--resume", action="store_true",
+        help="go on from last.pt in the run's folder, if it is there; flags need not be repeated")
+    add("--save_every", type=number(int, 1), metavar="STEPS", help="write last.pt every so many steps too")
+    add("--log_every", type=number(int, 1), default=50, metavar="STEPS", help="steps to a line of metrics.jsonl")
+    add("--filepath", help="where the best checkpoint goes; alone, it is the one file kept of the run")
+
+
+def note_weights(args):
+    """Say so when a run does not start from the only weights that the course's rules admit."""
+    if args.pretrained != "bert-base-uncased":
+        print(f"note: the course's rules admit only bert-base-uncased for grading, and this run starts from "
+              f"{args.pretrained}")
+
+
+def with_defaults(args, parser):
+    """Return a namespace with `args` and, for what it lacks, the parser's defaults.
+
+    The default learning rate is `parser.learning_rates[option]`.
+    """
+    args = argparse.Namespace(**{**vars(parser.parse_args([])), **vars(args)})
+    if args.fine_tune_mode is not None:
+        args.option = FINE_TUNE_MODES[args.fine_tune_mode]
+    if args.lr is None:
+        args.lr = parser.learning_rates[args.option]
+    return args
+
+
+def with_run_dir(args, name):
+    """Return `args` with run_dir, by default runs/NAME, and filepath, by default best.pt in it.
+
+    Code that calls train() and names a file itself gets that file and no folder.
+    """
+    if args.run_dir is None and args.filepath is None:
+        args.run_dir = f"runs/{name}"
+    args.filepath = args.filepath or f"{args.run_dir}/best.pt"
+    return args
+
+
+def parse(parser, complete, argv):
+    """Return the arguments that `argv` and, with --resume, the run's first command line give.
+
+    `complete(namespace)` adds the defaults. The result's `given` holds what was said on either command line;
+    each argument that a resumed run does not keep is printed. Raises UserError for one that it must keep.
+    """
+    given = parser.given(argv)
+    args = complete(argparse.Namespace(**given))
+    if args.resume or restarted():
+        stored = Run(args.run_dir).stored_arguments()
+        args = complete(argparse.Namespace(**{**stored["given"], **given}))
+        for name, before in stored["args"].items():
+            now = plain(getattr(args, name, None))
+            if now == before or name in ("resume", "run_dir", "filepath", "given"):
+                continue
+            if name in SETTLED:
+                raise UserError(f"--{name} is {now}, but the run in {args.run_dir} began with {before}; leave the "
+                                "flag out, or begin anew in another --run_dir")
+            print(f"resume: --{name} is {now} now, was {before}")
+        given = {**stored["given"], **given}
+    args.given = given
+    return args

@@ -1,0 +1,44 @@
+"""What the processor gives to a run: threads that fit, and memory that is kept instead of fetched anew every step."""
+
+import ctypes
+import os
+import sys
+
+import torch
+
+
+def usable_cores():
+    """Return how many cores this process may keep busy: those it is bound to, within its container's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
+            quota, period = file.read().split()
+        cores = min(cores, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):  # no such file, or no quota: "max"
+        pass
+    return cores
+
+
+def fit_threads():
+    """Lower torch's threads to this process's share of the usable cores; OMP_NUM_THREADS, where set, decides."""
+    if "OMP_NUM_THREADS" not in os.environ or "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun sets it to 1
+        share = usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        torch.set_num_threads(max(1, min(share, torch.get_num_threads() if "OMP_NUM_THREADS" not in os.environ
+                                         else share)))
+
+
+def keep_freed_memory():
+    """Make glibc keep freed memory for the next step: the gradients of a step fill hundreds of fresh megabytes.
+
+    A page that the system hands out anew costs more than what is then computed in it. Elsewhere than on Linux with
+    glibc this does nothing.
+    """
+    if sys.platform == "linux":
+        try:
+            mallopt = ctypes.CDLL("libc.so.6").mallopt
+        except (OSError, AttributeError):  # another C library
+            return
+        M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_TOP_PAD, 64 * 2**20)
