@@ -11,13 +11,12 @@ from torch.utils.data import Dataset
 
 import distributed
 from arguments import ArgumentParser, add_arguments, note_weights, parse, with_defaults, with_run_dir
+from batching import MAX_TOKENS_TRAIN, bucket_loader
 from checkpoint import load_checkpoint, load_encoder, read_config, save_model, with_stored
 from datasets import (
-    MAX_TOKENS_TRAIN,
     SENTIMENT,
     SentenceClassificationDataset,
     SentenceClassificationTestDataset,
-    bucket_loader,
     read_rows,
     require_files,
 )

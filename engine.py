@@ -22,13 +22,13 @@ import distributed
 from checkpoint import Run, load_checkpoint, restore_random_states
 from extensions import GRADIENTS, PARAMETER_GROUPS, PENALTIES, from_spec
 from extensions._cpu import fit_threads, keep_freed_memory
+from extensions.cuda_graphs import GraphedStep
 from extensions.ema import ExponentialMovingAverage
 from extensions.fast_dropout import use_fast_dropout
 from extensions.fused_adamw import FusedAdamW
 from extensions.packed_attention import pack_attention
 from optimizer import AdamW
 from utils import Interrupted, UserError, atomic_write
-
 
 # Training rows of a task that a scoring scores beside dev: the gap between them shows overfitting.
 SEEN_ROWS = 500
@@ -258,7 +258,6 @@ def make_step(model, losses, optimizer, device, args):
         model.bert.compile(dynamic=True)
         how += ", compiled by inductor"
     if args.compile in ("auto", "graphs", "inductor") and device.type == "cuda":
-        from extensions.cuda_graphs import GraphedStep
         step = GraphedStep(step)
         how += ", CUDA graphs"
     print(f"training in {'bf16' if bf16 else 'fp32'}{fallback}, {how}")

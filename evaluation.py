@@ -15,16 +15,12 @@ from sklearn.metrics import accuracy_score, f1_score
 from tqdm import tqdm
 
 import distributed
+from batching import EVAL_BATCH_SIZE, EVAL_BATCH_SIZE_GPU, MAX_TOKENS_EVAL, MAX_TOKENS_EVAL_GPU, bucket_loader
 from datasets import (
-    EVAL_BATCH_SIZE,
-    EVAL_BATCH_SIZE_GPU,
-    MAX_TOKENS_EVAL,
-    MAX_TOKENS_EVAL_GPU,
     SentenceClassificationDataset,
     SentenceClassificationTestDataset,
     SentencePairDataset,
     SentencePairTestDataset,
-    bucket_loader,
     load_multitask_data,
 )
 from utils import atomic_write
@@ -182,7 +178,7 @@ def record_weights(path, pretrained):
 def multitask_loaders(args, split, pair_encoding=None):
     """Return ({task: loader}, {task: rows}) of one split over the tasks in `args.tasks`, longest batch first.
 
-    Batches of pairs are as `datasets.Batches` has them: by default as `args` says, else the contract's.
+    Batches of pairs are as `batching.Batches` has them: by default as `args` says, else the contract's.
     """
     pair_encoding = pair_encoding or getattr(args, "pair_encoding", "bi")
     tasks = getattr(args, "tasks", TASKS)

@@ -13,15 +13,9 @@ import torch.nn as nn
 import distributed
 import evaluation
 from arguments import ArgumentParser, add_arguments, note_weights, number, parse, with_defaults, with_run_dir
+from batching import MAX_TOKENS_TRAIN, bucket_loader
 from checkpoint import load_checkpoint, load_encoder, read_config, save_model, with_stored
-from datasets import (
-    MAX_TOKENS_TRAIN,
-    SentenceClassificationDataset,
-    SentencePairDataset,
-    bucket_loader,
-    load_multitask_data,
-    require_files,
-)
+from datasets import SentenceClassificationDataset, SentencePairDataset, load_multitask_data, require_files
 from engine import SEEN_ROWS, autocast, fit, make_optimizer
 from evaluation import TASKS, model_eval_multitask, multitask_loaders, overall_score
 from extensions import SCHEDULES, TASK_LOSSES

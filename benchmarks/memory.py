@@ -17,9 +17,9 @@ import time
 
 import torch
 
+from batching import MAX_TOKENS_TRAIN
 from classifier import BertSentimentClassifier
 from config import BertConfig
-from datasets import MAX_TOKENS_TRAIN
 from engine import linear_schedule, train_one_epoch
 from extensions import PARAMETER_GROUPS, TASK_LOSSES
 from optimizer import AdamW

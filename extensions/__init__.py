@@ -7,14 +7,20 @@ Scripts look a name up here and nowhere else; on the command line a technique is
     TASK_LOSSES        fn(model, batch) -> loss         a batch knows its task: batch["task"]
     PENALTIES          fn(model, batch, logits) -> loss a regularizer; batch["loss"] is the task's loss function
     GRADIENTS          fn(losses, params)               writes .grad from {task: loss}
-    SCHEDULES          cls(loaders, seed)(epoch)        iterable of {task: batch}, with a length
+    SCHEDULES          cls(loaders, seed)(epoch)        an epoch's Steps of {task: batch}
+    ENGINE             what engine.py applies by flags of its own: --ema, --compile
 """
 
 import inspect
 from functools import partial
 
+from extensions.cuda_graphs import GraphedStep
+from extensions.ema import ExponentialMovingAverage
+from extensions.fast_dropout import use_fast_dropout
+from extensions.fused_adamw import FusedAdamW
 from extensions.gradient_sum import gradient_sum
 from extensions.layerwise import layerwise
+from extensions.packed_attention import pack_attention
 from extensions.parameter_groups import flat, no_decay
 from extensions.proportional import Proportional
 from extensions.rdrop import rdrop
@@ -25,6 +31,8 @@ TASK_LOSSES = {"ce": ce, "bce": bce, "mse": mse}
 PENALTIES = {"rdrop": rdrop}
 GRADIENTS = {"sum": gradient_sum}
 SCHEDULES = {"proportional": Proportional}
+ENGINE = {"ema": ExponentialMovingAverage, "fused-adamw": FusedAdamW, "packed-attention": pack_attention,
+          "fast-dropout": use_fast_dropout, "graphs": GraphedStep}
 
 
 def parse_value(text):

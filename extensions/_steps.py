@@ -4,7 +4,7 @@
 class Steps:
     """A list of steps {task: batch}, each with batch["task"].
 
-    `loaders` is {task: datasets.Batches}, `plan` a list of {task: row indices}. Each step, or a part of it,
+    `loaders` is {task: batching.Batches}, `plan` a list of {task: row indices}. Each step, or a part of it,
     can be built on its own: a resumed run starts in mid-epoch, and several processes share a step.
     """
 

@@ -8,7 +8,7 @@ from extensions._steps import Steps
 class Proportional:
     """Draw tasks with probability proportional to their remaining batches (Sanh et al. 2019, section 3.3).
 
-    `loaders` is {task: datasets.Batches}; `schedule(epoch)` returns the epoch's Steps, each a batch of one
+    `loaders` is {task: batching.Batches}; `schedule(epoch)` returns the epoch's Steps, each a batch of one
     task. The order is a function of seed and epoch alone.
     """
 

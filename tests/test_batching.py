@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-import datasets
-from datasets import BucketBatchSampler, SentenceClassificationDataset, bucket_loader
+import batching
+from batching import BucketBatchSampler, bucket_loader
+from datasets import SentenceClassificationDataset
 from multitask_classifier import MultitaskBERT, complete, training_loaders
 from tests.fixtures_tiny import tiny_bert_dir
 
@@ -119,7 +120,7 @@ def test_little_of_what_the_encoder_sees_is_padding(
         for batch in loader:
             model.logits({**batch, "task": task})
     print(f"{1 - encoder.real / encoder.padded:.1%} padding, at most {encoder.largest} tokens")  # shown on failure
-    assert encoder.largest <= datasets.MAX_TOKENS_TRAIN
+    assert encoder.largest <= batching.MAX_TOKENS_TRAIN
     limit = 0.05 if batch_size <= 32 and pair_encoding == "cross" else 0.08
     assert 0 < 1 - encoder.real / encoder.padded < limit
     if pair_encoding == "cross":

@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from datasets import BucketBatchSampler, bucket_edges
+import batching
+from batching import BucketBatchSampler, bucket_edges
 
 
 def padded_tokens(lengths, edges, batch_size=1):
@@ -46,7 +47,7 @@ def test_widths_by_hand():
 def test_few_shapes_the_same_in_every_epoch(batch_size, max_tokens):
     lengths = np.random.default_rng(1).gamma(4, 6, size=2000).astype(int) + 3
     sampler = BucketBatchSampler(lengths, batch_size, max_tokens)
-    assert len(sampler.edges) == 16
+    assert len(sampler.edges) == batching.BUCKETS
     shapes = []
     for epoch in range(3):
         batches = sampler.batches(epoch)
@@ -56,7 +57,7 @@ def test_few_shapes_the_same_in_every_epoch(batch_size, max_tokens):
         # A batch is full for its width or, where long rows go in smaller batches, for a wider one; one may be less.
         full = {min(batch_size, max(1, max_tokens // edge)) for edge in sampler.edges}
         assert sum(len(batch) not in full for batch in batches) <= 1
-    assert shapes[0] == shapes[1] == shapes[2] if max_tokens == 10**9 else len(set(shapes[0])) <= 2 * 16
+    assert shapes[0] == shapes[1] == shapes[2] if max_tokens == 10**9 else len(set(shapes[0])) <= 2 * batching.BUCKETS
     assert sampler.padding_share() == pytest.approx(1 - lengths.sum() / sum(rows * width for rows, width in shapes[0]))
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import classifier
+from batching import bucket_loader
 from bert import BertModel
 from classifier import BertSentimentClassifier, FrozenFeatures, SentimentDataset
-from datasets import bucket_loader
 from tests.fixtures_tiny import course_rows
 from utils import UserError
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import batching
 import datasets
 from datasets import PARAPHRASE, SENTIMENT, SIMILARITY
 from multitask_classifier import low_shot
@@ -117,7 +118,7 @@ def test_each_text_is_tokenized_once(tiny_cache, monkeypatch):
     asked, call = [], BertTokenizer.__call__
     monkeypatch.setattr(BertTokenizer, "__call__", lambda self, text, *args, **kwargs: (
         asked.append(text), call(self, text, *args, **kwargs))[1])
-    loader = datasets.bucket_loader(datasets.SentencePairDataset(rows, SimpleNamespace()), 2, shuffle=True)
+    loader = batching.bucket_loader(datasets.SentencePairDataset(rows, SimpleNamespace()), 2, shuffle=True)
     for epoch in range(2):
         loader.batch_sampler.set_epoch(epoch)
         assert sum(len(batch["sent_ids"]) for batch in loader) == 3
@@ -128,9 +129,9 @@ def test_each_text_is_tokenized_once(tiny_cache, monkeypatch):
     ("head", [101, 1, 2, 3, 4, 102]), ("tail", [101, 7, 8, 9, 10, 102]), ("head+tail", [101, 1, 8, 9, 10, 102])])
 def test_truncate(side, kept, tiny_cache):
     ids = [101, *range(1, 11), 102]
-    assert datasets.truncate(ids, 6, side) == kept
-    assert datasets.truncate(ids, 12, side) == datasets.truncate(ids, 20, side) == ids
-    assert datasets.truncate(ids, 2, side) == [101, 102]
+    assert batching.truncate(ids, 6, side) == kept
+    assert batching.truncate(ids, 12, side) == batching.truncate(ids, 20, side) == ids
+    assert batching.truncate(ids, 2, side) == [101, 102]
     data = datasets.SentenceClassificationTestDataset([], SimpleNamespace(max_length=6, truncation=side))
     words = "the a film movie plot cast is was feels looks".split()
     expected = [words[i - 1] for i in kept[1:-1]]
@@ -140,7 +141,7 @@ def test_truncate(side, kept, tiny_cache):
 def test_head_and_tail_of_512_are_those_of_the_paper():
     """Sun et al. 2019, section 5.3.1: the first 128 and the last 382 tokens."""
     ids = [101, *range(1000, 2000), 102]
-    assert datasets.truncate(ids, 512, "head+tail") == [101, *range(1000, 1128), *range(1618, 2000), 102]
+    assert batching.truncate(ids, 512, "head+tail") == [101, *range(1000, 1128), *range(1618, 2000), 102]
 
 
 def test_pad():

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 import extensions
-from extensions import GRADIENTS, SCHEDULES, TASK_LOSSES
+from extensions import GRADIENTS, TASK_LOSSES
 
 FOLDER = Path(extensions.__file__).parent
 
@@ -102,36 +102,3 @@ def test_gradient_sum_is_the_gradient_of_the_sum():
     w.grad = None
     GRADIENTS["sum"]({"a": F.mse_loss(w, torch.zeros(2))}, [w])
     assert w.grad.tolist() == [1.0, 2.0]
-
-
-class Loader:
-    """A loader of numbered batches that knows its epoch, as those over a BucketBatchSampler do."""
-
-    def __init__(self, name, batches):
-        self.name, self.batches, self.batch_sampler = name, batches, self
-
-    def set_epoch(self, epoch):
-        self.epoch = epoch
-
-    def __len__(self):
-        return self.batches
-
-    def __iter__(self):
-        return ({"number": (self.name, self.epoch, i)} for i in range(self.batches))
-
-
-def test_proportional_visits_every_batch_once():
-    counts = {"sst": 5, "para": 40, "sts": 12}
-    schedule = SCHEDULES["proportional"]({task: Loader(task, n) for task, n in counts.items()}, seed=1)
-    orders = []
-    for epoch in (0, 1, 0):
-        steps = schedule(epoch)
-        assert len(steps) == 57
-        taken = [next(iter(step.items())) for step in steps]
-        assert all(task == batch["task"] == batch["number"][0] for task, batch in taken)
-        for task, n in counts.items():
-            assert [b["number"] for t, b in taken if t == task] == [(task, epoch, i) for i in range(n)]
-        orders.append([task for task, _ in taken])
-    assert orders[0] == orders[2] != orders[1]
-    assert SCHEDULES["proportional"](schedule.loaders, seed=2)(0).order != orders[0]
-    assert len(set(orders[0][:28])) == len(set(orders[0][28:])) == 3  # mixed, not one task after another

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import datasets
-from datasets import SentencePairDataset, bucket_loader
+import batching
+from batching import bucket_loader
+from datasets import SentencePairDataset
 from tokenizer import BertTokenizer
 
 TEXTS = ["a cat", "the film is not [SEP] bad", "", "caf\u00e9 \ud800 guitar!"] + [f"fix {i}" for i in range(20)]
@@ -18,8 +19,8 @@ TEXTS = ["a cat", "the film is not [SEP] bad", "", "caf\u00e9 \ud800 guitar!"] +
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Return the cache's folder, in which any number of texts is kept."""
-    monkeypatch.setattr(datasets, "TOKEN_CACHE_TEXTS", 1)
-    monkeypatch.setattr(datasets, "default_cache_dir", lambda: tmp_path)
+    monkeypatch.setattr(batching, "TOKEN_CACHE_TEXTS", 1)
+    monkeypatch.setattr(batching, "default_cache_dir", lambda: tmp_path)
     monkeypatch.delenv("MINBERT_TOKEN_CACHE", raising=False)
     return tmp_path / "tokens"
 
@@ -44,9 +45,9 @@ def rows(tokens):
 
 def test_texts_are_tokenized_once_whole(folder, tokenizer, tokenized):
     expected = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in TEXTS]
-    first = datasets.tokenize(TEXTS, tokenizer)
+    first = batching.tokenize(TEXTS, tokenizer)
     assert tokenized == TEXTS and len(list(folder.iterdir())) == 1
-    second = datasets.tokenize(TEXTS, tokenizer)
+    second = batching.tokenize(TEXTS, tokenizer)
     assert tokenized == TEXTS and rows(first) == rows(second) == expected
     assert (second.ids.dtype, second.offsets.dtype) == (np.int32, np.int64)
 
@@ -59,15 +60,15 @@ def test_the_key_tells_apart_all_that_ids_depend_on(folder, tiny_bert, tokenizer
               BertTokenizer(vocab, strip_accents=False), BertTokenizer(vocab, tokenize_chinese_chars=False),
               BertTokenizer(vocab, unk_token="[MASK]")]
     lists = [["ab", "c"], ["a", "bc"], ["abc"], ["abc", ""], ["", "abc"], ["c", "ab"], ["AB", "c"]]
-    paths = [datasets.token_cache_path(lists[0], other) for other in others]
-    paths += [datasets.token_cache_path(texts, tokenizer) for texts in lists]
-    for module, name, value in ((datasets, "TOKEN_CACHE_FORMAT", 2), (datasets.unicodedata, "unidata_version", "8.0"),
-                                (datasets.inspect, "getfile", lambda thing: vocab)):  # another tokenizer.py
+    paths = [batching.token_cache_path(lists[0], other) for other in others]
+    paths += [batching.token_cache_path(texts, tokenizer) for texts in lists]
+    for module, name, value in ((batching, "TOKEN_CACHE_FORMAT", 2), (batching.unicodedata, "unidata_version", "8.0"),
+                                (batching.inspect, "getfile", lambda thing: vocab)):  # another tokenizer.py
         with monkeypatch.context() as patch:
             patch.setattr(module, name, value)
-            paths.append(datasets.token_cache_path(lists[0], tokenizer))
+            paths.append(batching.token_cache_path(lists[0], tokenizer))
     assert len(set(paths)) == len(paths) and {path.parent for path in paths} == {folder}
-    assert paths[5] == datasets.token_cache_path(list(lists[0]), BertTokenizer(vocab))
+    assert paths[5] == batching.token_cache_path(list(lists[0]), BertTokenizer(vocab))
 
 
 DAMAGE = {
@@ -80,12 +81,12 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_entry_is_made_anew(damage, folder, tokenizer, tokenized):
-    expected = rows(datasets.tokenize(TEXTS, tokenizer))
-    path = datasets.token_cache_path(TEXTS, tokenizer)
+    expected = rows(batching.tokenize(TEXTS, tokenizer))
+    path = batching.token_cache_path(TEXTS, tokenizer)
     data = path.read_bytes()
     if damage == "another entry":
-        datasets.tokenize(TEXTS[::-1], tokenizer)
-        path.write_bytes(datasets.token_cache_path(TEXTS[::-1], tokenizer).read_bytes())
+        batching.tokenize(TEXTS[::-1], tokenizer)
+        path.write_bytes(batching.token_cache_path(TEXTS[::-1], tokenizer).read_bytes())
     elif damage == "a folder":
         path.unlink()
         path.mkdir()
@@ -95,14 +96,14 @@ def test_a_damaged_entry_is_made_anew(damage, folder, tokenizer, tokenized):
     tokenized.clear()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore" if damage == "a folder" else "error")  # silently, where it can be mended
-        assert rows(datasets.tokenize(TEXTS, tokenizer)) == expected and tokenized == TEXTS
-    assert damage == "a folder" or rows(datasets.load_tokens(path)) == expected
+        assert rows(batching.tokenize(TEXTS, tokenizer)) == expected and tokenized == TEXTS
+    assert damage == "a folder" or rows(batching.load_tokens(path)) == expected
 
 
 def test_a_disk_that_takes_nothing_costs_the_cache_alone(folder, tokenizer):
     folder.write_text("in the way")  # a file where the folder should be; root may write into any folder
     with pytest.warns(UserWarning, match="not kept for the next run: .") as caught:
-        assert len(rows(datasets.tokenize(TEXTS, tokenizer))) == len(TEXTS)
+        assert len(rows(batching.tokenize(TEXTS, tokenizer))) == len(TEXTS)
     assert len(caught) == 1 and "\n" not in str(caught[0].message)
 
 
@@ -111,24 +112,24 @@ def test_it_can_be_turned_off_and_leaves_small_and_other_things_alone(folder, to
         pass
 
     other = Other.from_pretrained("minilm")
-    assert rows(datasets.tokenize(["a cat"], other)) == [other.encode("a cat", add_special_tokens=False)]
+    assert rows(batching.tokenize(["a cat"], other)) == [other.encode("a cat", add_special_tokens=False)]
     monkeypatch.setenv("MINBERT_TOKEN_CACHE", "0")
-    datasets.tokenize(TEXTS, tokenizer)
+    batching.tokenize(TEXTS, tokenizer)
     monkeypatch.delenv("MINBERT_TOKEN_CACHE")
-    monkeypatch.setattr(datasets, "TOKEN_CACHE_TEXTS", len(TEXTS) + 1)
-    datasets.tokenize(TEXTS, tokenizer)
+    monkeypatch.setattr(batching, "TOKEN_CACHE_TEXTS", len(TEXTS) + 1)
+    batching.tokenize(TEXTS, tokenizer)
     assert not folder.exists()
 
 
 def test_what_was_used_last_is_kept(folder, tokenizer, monkeypatch):
     lists = [[f"a cat {i}", *TEXTS] for i in range(4)]
-    paths = [datasets.token_cache_path(texts, tokenizer) for texts in lists]
+    paths = [batching.token_cache_path(texts, tokenizer) for texts in lists]
     for i, texts in enumerate(lists[:3]):
-        datasets.tokenize(texts, tokenizer)
+        batching.tokenize(texts, tokenizer)
         os.utime(paths[i], (time.time() - 1000 + i,) * 2)
-    datasets.tokenize(lists[0], tokenizer)  # read, and so the last used
-    monkeypatch.setattr(datasets, "TOKEN_CACHE_BYTES", 3 * paths[0].stat().st_size + 100)
-    datasets.tokenize(lists[3], tokenizer)
+    batching.tokenize(lists[0], tokenizer)  # read, and so the last used
+    monkeypatch.setattr(batching, "TOKEN_CACHE_BYTES", 3 * paths[0].stat().st_size + 100)
+    batching.tokenize(lists[3], tokenizer)
     assert [path.exists() for path in paths] == [True, False, True, True]
 
 

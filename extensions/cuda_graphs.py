@@ -1,0 +1,165 @@
+"""The training step as CUDA graphs: recorded once for a task and shape, then launched whole instead of by kernels.
+
+https://pytorch.org/blog/accelerating-pytorch-with-cuda-graphs/ (Nguyen et al. 2021) says what may be recorded.
+"""
+
+from collections import OrderedDict
+
+import torch
+
+import distributed
+
+
+class GraphedStep:
+    """A `TrainingStep` that replays CUDA graphs; same call, same losses, same updates.
+
+    The first batch of a kind (task, shapes) is a step as ever, which also lets libraries set themselves up; the second
+    is recorded, which computes nothing, and from then on every batch of that kind is copied over the recorded one and
+    the graphs are replayed. There are two a kind, for the gradient and for the update, so that several processes can
+    sum gradients in between. The learning rate and the step counts reach the update through `Plan.advance`. Dropout
+    masks are drawn anew at every replay: torch registers its CUDA generator with each graph and moves it on as far
+    as the step would have. Random numbers of Python or of the CPU would be repeated, and hyper-parameters other
+    than the learning rate stay what they were: after changing one, or what is trained, call `forget`.
+
+    A step that cannot be recorded ends the recording for good, with one line that says why. `limit` kinds are kept,
+    the least recently used makes way. The optimizer must be a `FusedAdamW`.
+    """
+
+    def __init__(self, step, limit=128, recorder=None):
+        self.step, self.limit = step, limit
+        self.recorder = recorder or Recorder(step.device)
+        self.seen, self.recordings = set(), OrderedDict()
+
+    @property
+    def skipped(self):
+        """The wrapped step's count of updates left out."""
+        return self.step.skipped
+
+    def __call__(self, parts):
+        """Update the model; return {task: loss} of the step, before the update."""
+        if self.recorder is None:
+            return self.step(parts)
+        kind = kind_of(parts)
+        if kind not in self.seen:
+            self.seen.add(kind)
+            return self.recorder.on_side_stream(lambda: self.step(parts))
+        recording = self.recordings.get(kind)
+        if recording is None or not recording.plan.advance():  # the latter: captured, but the counts came apart
+            recording = self.record(kind, parts)
+            if recording is None:
+                return self.step(parts)
+            recording.plan.advance()
+        self.recordings.move_to_end(kind)
+        return recording.replay(self.step, parts)
+
+    def record(self, kind, parts):
+        """Record and keep the step of such parts; return None, and never record again, where that fails."""
+        generators = self.recorder.random_state()
+        self.step.optimizer.zero_grad(set_to_none=True)  # gradients are to lie in the graphs' memory
+        try:
+            recording = Recording(self.step, parts, self.recorder)
+        except Exception as error:  # whatever a technique does that no graph can hold; nothing has been computed yet
+            self.recorder.restore_random_state(generators)
+            self.recorder = None
+            self.recordings.clear()
+            reason = (str(error).splitlines() or [""])[0]
+            print(f"no CUDA graphs from here on, so slower: {type(error).__name__}: {reason}", flush=True)
+            return None
+        finally:
+            # Their memory serves the next graph too: only between a gradient's replay and its update is it in use.
+            self.step.optimizer.zero_grad(set_to_none=True)
+        self.recordings[kind] = recording
+        if len(self.recordings) > self.limit:
+            self.recordings.popitem(last=False)
+        return recording
+
+    def forget(self):
+        """Drop all graphs: they are recorded anew."""
+        self.recordings.clear()
+
+
+class Recording:
+    """The two graphs of one kind of step, the batch that they read, and the update that they take."""
+
+    def __init__(self, step, parts, recorder):
+        self.parts = [{task: static(batch, step.device) for task, batch in batches.items()} for batches in parts]
+        self.compute, self.losses = recorder.capture(lambda: step.compute(self.parts))
+        # The host's half of the update is done here, outside: state of the optimizer may have to be allocated.
+        self.plan = step.optimizer.plan()
+        self.update, _ = recorder.capture(lambda: self.plan.apply(step.clip(self.losses)))
+        # Who sums gradients over processes needs them at hand; that costs their memory once for every kind of step.
+        self.grads = [(p, p.grad) for p in step.params] if distributed.world_size() > 1 else []
+
+    def replay(self, step, parts):
+        """Take the step of `parts`, after `plan.advance()`; return {task: loss}."""
+        torch._foreach_copy_(tensors_of(self.parts), tensors_of(parts), non_blocking=True)
+        self.compute.replay()
+        for p, grad in self.grads:
+            p.grad = grad
+        step.add_up(self.losses)
+        self.update.replay()
+        # The memory of these losses is another graph's at the next step.
+        return {task: loss.clone() for task, loss in self.losses.items()}
+
+
+def kind_of(parts):
+    """Return what batches must have in common to share a graph: tasks, shapes, dtypes, and all that is a number."""
+    return tuple(
+        (task, *((name, value.shape, value.dtype) if isinstance(value, torch.Tensor) else (name, value)
+                 for name, value in sorted(recordable(batch).items())))
+        for part, batches in enumerate(parts) for task, batch in ((f"{part} {task}", b) for task, b in batches.items()))
+
+
+def recordable(batch):
+    """Return what of a batch a graph can hold: tensors and single values; a list, such as of ids, would go stale."""
+    return {name: value for name, value in batch.items() if isinstance(value, (torch.Tensor, str, bool, int, float))}
+
+
+def static(batch, device):
+    """Return a copy of the batch's recordable values, for the graphs to read from."""
+    return {name: torch.empty_like(value, device=device).copy_(value) if isinstance(value, torch.Tensor) else value
+            for name, value in recordable(batch).items()}
+
+
+def tensors_of(parts):
+    """Return the tensors of the parts in an order that only their kind decides."""
+    return [value for batches in parts for batch in batches.values() for _, value in sorted(batch.items())
+            if isinstance(value, torch.Tensor)]
+
+
+class Recorder:
+    """The CUDA calls of this file in one place; tests put a recorder without CUDA here."""
+
+    def __init__(self, device):
+        self.device = device
+        self.stream = torch.cuda.Stream(device)
+        # One pool for all graphs: as they never run at once, they may use the same memory one after the other.
+        self.pool = torch.cuda.graph_pool_handle()
+
+    def on_side_stream(self, function):
+        """Return function(), run where captures are, so that libraries allocate their workspace there beforehand."""
+        current = torch.cuda.current_stream(self.device)
+        self.stream.wait_stream(current)
+        with torch.cuda.stream(self.stream):
+            result = function()
+        current.wait_stream(self.stream)
+        return result
+
+    def capture(self, function):
+        """Record the kernels that function() launches, without running them; return (graph, what it returned)."""
+        graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self.device)
+        try:
+            # thread_local: what other threads do (pin a batch, watch NCCL) is no concern of this capture.
+            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
+                result = function()
+        finally:
+            torch.cuda.set_stream(current)  # a capture that fails while it ends leaves its own stream in place
+        return graph, result
+
+    def random_state(self):
+        """Return a copy of the state of torch's CUDA generator."""
+        return torch.cuda.default_generators[torch.cuda.current_device()].clone_state()
+
+    def restore_random_state(self, state):
+        """Put back what `random_state` returned: a failed capture leaves its generator in the midst of recording."""
+        torch.cuda.default_generators[torch.cuda.current_device()].graphsafe_set_state(state)
