@@ -219,23 +219,26 @@ class TrainingStep:
         distributed.add_up([*(p.grad for p in self.params if p.grad is not None), *losses.values()])
 
     def clip(self, losses):
-        """Clip the gradient; return 1.0 when this update must be left out, else 0.0, without waiting for the device.
+        """Return (skip, scale) without waiting for the device: the gradient is to be divided by `scale` (0-dim).
 
-        It must from the first loss or gradient on that is not finite, so that the weights of the step before stay.
+        `scale` makes its norm at most max_grad_norm, as torch.nn.utils.clip_grad_norm_ does in a pass of its own. `skip`
+        is 1.0 when this update must be left out, else 0.0: it must from the first loss or gradient on that is not
+        finite, so that the weights of the step before stay.
         """
-        norm = torch.nn.utils.clip_grad_norm_(self.params, self.max_grad_norm)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.params if p.grad is not None])
         finite = torch.isfinite(norm + sum(losses.values()))
         self.skipped += (~finite | (self.skipped > 0)).float()
-        return (self.skipped > 0).float()
+        return (self.skipped > 0).float(), ((norm + 1e-6) / self.max_grad_norm).clamp(min=1.0)
 
     def update(self, losses):
         """Take the optimizer's step with the clipped gradient."""
-        skip = self.clip(losses)
+        skip, scale = self.clip(losses)
         if isinstance(self.optimizer, FusedAdamW):
             plan = self.optimizer.plan()
             plan.advance()
-            plan.apply(skip)
+            plan.apply(skip, scale)
         elif not skip:  # on a GPU this waits for it: any other optimizer knows nothing of skipping
+            torch._foreach_div_([p.grad for p in self.params if p.grad is not None], scale)
             self.optimizer.step()
 
 

@@ -86,7 +86,7 @@ class Recording:
         self.compute, self.losses = recorder.capture(lambda: step.compute(self.parts))
         # The host's half of the update is done here, outside: state of the optimizer may have to be allocated.
         self.plan = step.optimizer.plan()
-        self.update, _ = recorder.capture(lambda: self.plan.apply(step.clip(self.losses)))
+        self.update, _ = recorder.capture(lambda: self.plan.apply(*step.clip(self.losses)))
         # Who sums gradients over processes needs them at hand; that costs their memory once for every kind of step.
         self.grads = [(p, p.grad) for p in step.params] if distributed.world_size() > 1 else []
 

@@ -71,13 +71,15 @@ class Plan:
         return True
 
     @torch.no_grad()
-    def apply(self, skip=None):
-        """Update the parameters. `skip`, a 0-dim float tensor on their device, leaves all as it is where it is 1.
+    def apply(self, skip=None, scale=None):
+        """Update the parameters. Both options are 0-dim float tensors on their device.
+
+        `skip` leaves all as it is where it is 1; gradients are divided by `scale` first, in the same pass.
 
         Raises RuntimeError where a CUDA graph is being captured and a parameter takes the parent's path.
         """
         for cohort in self.cohorts:
-            cohort.apply(skip)
+            cohort.apply(skip, scale)
 
 
 class Cohort:
@@ -115,12 +117,14 @@ class Cohort:
         else:
             self.alpha, self.decay = alpha, decay
 
-    def apply(self, skip):
+    def apply(self, skip, scale):
         """Take the formula to the parameters."""
         if not self.fused:
             if self.params[0].is_cuda and torch.cuda.is_current_stream_capturing():
                 raise RuntimeError(f"no CUDA graph of a step on {self.params[0].dtype} or non-contiguous parameters")
             if skip is None or not skip:
+                if scale is not None:
+                    torch._foreach_div_([p.grad for p in self.params], scale)
                 self.optimizer._update(self.params, self.group)
             return
         beta1, beta2 = self.group["betas"]
@@ -128,7 +132,7 @@ class Cohort:
             self.params, [p.grad for p in self.params], [state["exp_avg"] for state in self.states],
             [state["exp_avg_sq"] for state in self.states], [], [late(self.params[0].device)] * len(self.params),
             lr=self.alpha, beta1=beta1, beta2=beta2, eps=self.group["eps"], weight_decay=0.0, amsgrad=False,
-            maximize=False, found_inf=skip)
+            maximize=False, grad_scale=scale, found_inf=skip)
         if self.group["weight_decay"] > 0:
             # p -= lr·wd p, as a step of SGD with p for its own gradient. Not p *= 1 - lr·wd, which is what the CPU's
             # AdamW kernel would do: so close to 1 the factor itself has a rounding error in float32.
