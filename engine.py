@@ -12,7 +12,6 @@ import os
 import shutil
 import signal
 import sys
-import threading
 import time
 
 import torch
@@ -22,6 +21,7 @@ import distributed
 from checkpoint import Run, load_checkpoint, restore_random_states
 from extensions import GRADIENTS, PARAMETER_GROUPS, PENALTIES, from_spec
 from extensions._cpu import fit_threads, keep_freed_memory
+from extensions._signals import StopNow, StopSignal
 from extensions.cuda_graphs import GraphedStep
 from extensions.ema import ExponentialMovingAverage
 from extensions.fast_dropout import use_fast_dropout
@@ -221,9 +221,9 @@ class TrainingStep:
     def clip(self, losses):
         """Return (skip, scale) without waiting for the device: the gradient is to be divided by `scale` (0-dim).
 
-        `scale` makes its norm at most max_grad_norm, as torch.nn.utils.clip_grad_norm_ does in a pass of its own. `skip`
-        is 1.0 when this update must be left out, else 0.0: it must from the first loss or gradient on that is not
-        finite, so that the weights of the step before stay.
+        `scale` makes its norm at most max_grad_norm, as torch.nn.utils.clip_grad_norm_ does in a pass of its own.
+        `skip` is 1.0 when this update must be left out, else 0.0: it must from the first loss or gradient on that is
+        not finite, so that the weights of the step before stay.
         """
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.params if p.grad is not None])
         finite = torch.isfinite(norm + sum(losses.values()))
@@ -265,53 +265,6 @@ def make_step(model, losses, optimizer, device, args):
         how += ", CUDA graphs"
     print(f"training in {'bf16' if bf16 else 'fp32'}{fallback}, {how}")
     return step
-
-
-class StopNow(KeyboardInterrupt):
-    """A request to stop, raised where the work can be done again."""
-
-
-class StopSignal:
-    """SIGTERM and Ctrl-C as a request to stop after the step; a second one stops at once."""
-
-    def __init__(self):
-        self.signum, self.now, self.previous = None, False, {}
-
-    def __enter__(self):
-        if threading.current_thread() is threading.main_thread():
-            self.previous = {signum: signal.signal(signum, self.request) for signum in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *error):
-        for signum, handler in self.previous.items():
-            signal.signal(signum, handler)
-
-    def request(self, signum, frame):
-        """Note the signal; the loop looks after each step."""
-        if self.now:
-            self.signum = signum
-            raise StopNow
-        if self.signum is not None:
-            raise KeyboardInterrupt
-        self.signum = signum
-        os.write(2, b"stopping after this step ...\n")  # print might be what the signal interrupts
-
-    @contextlib.contextmanager
-    def at_once(self):
-        """Return the context in which a request raises StopNow, unless other processes would wait for this one."""
-        self.now = distributed.world_size() == 1
-        try:
-            if self.now and self.signum is not None:
-                raise StopNow
-            yield
-        finally:
-            self.now = False
-
-    def agreed(self, ask):
-        """Tell whether to stop; several processes must agree, so they look only where `ask` is set."""
-        if distributed.world_size() == 1:
-            return self.signum is not None
-        return ask and any(signum is not None for signum in distributed.gather(self.signum))
 
 
 @dataclasses.dataclass
