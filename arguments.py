@@ -6,7 +6,6 @@ import shlex
 
 from checkpoint import FINE_TUNE_MODES, Run, plain
 from datasets import TRUNCATIONS
-from distributed import restarted
 from extensions import PARAMETER_GROUPS, PENALTIES, from_spec
 from utils import UserError
 
@@ -171,7 +170,10 @@ def parse(parser, complete, argv):
     """
     given = parser.given(argv)
     args = complete(argparse.Namespace(**given))
-    if args.resume or restarted():
+    if args.run_dir is None and (args.resume or args.save_every):
+        raise UserError("--resume and --save_every need a folder: with --filepath alone, the best weights are all that "
+                        "is kept of a run; name a --run_dir too")
+    if args.resume:
         stored = Run(args.run_dir).stored_arguments()
         args = complete(argparse.Namespace(**{**stored["given"], **given}))
         for name, before in stored["args"].items():

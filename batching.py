@@ -140,7 +140,7 @@ def save_tokens(path, tokens):
         with atomic_write(path, "wb") as file:
             file.write(save({"ids": tokens.ids, "offsets": tokens.offsets}, metadata))
         size = 0
-        for stat, entry in sorted(((entry.stat(), entry) for entry in path.parent.iterdir()),
+        for stat, entry in sorted(((entry.stat(), entry) for entry in path.parent.glob("*.safetensors")),
                                   key=lambda found: -found[0].st_mtime_ns):
             size += stat.st_size
             if size > TOKEN_CACHE_BYTES:

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from bert import BertModel
 from config import BertConfig
-from distributed import gather, is_main, world_size
+from distributed import gather, is_main, launch, world_size
 from utils import UserError, atomic_write
 
 # The spring 2024 edition's --fine-tune-mode and the --option it means.
@@ -162,13 +162,17 @@ class Run:
             os.path.join(folder, name) if folder else None for name in ("last.pt", "metrics.jsonl", "args.json"))
 
     def stored_arguments(self):
-        """Return {"args": resolved arguments, "given": those of the command line}; empty dicts before the first run."""
+        """Return {"args": resolved arguments, "given": those of the command line, "launch": torchrun's or None}.
+
+        The dicts are empty before the first run.
+        """
         if not self.folder or not os.path.isfile(self.arguments):
-            return {"args": {}, "given": {}}
+            return {"args": {}, "given": {}, "launch": None}
         try:
             with open(self.arguments, encoding="utf-8") as file:
                 stored = json.load(file)
-            return {"args": dict(stored["args"]), "given": dict(stored["args"].get("given") or {})}
+            return {"args": dict(stored["args"]), "given": dict(stored["args"].get("given") or {}),
+                    "launch": stored.get("launch")}
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{self.arguments} is damaged ({error}); name the flags of the run again without "
                             "--resume, in another --run_dir") from error
@@ -192,9 +196,13 @@ class Run:
             lock.release()
 
     def begin(self, args, device):
-        """Make the folder and write args.json; what a finished run left in it goes, an unfinished run moves aside."""
+        """Make the folder and write args.json.
+
+        A finished run there gives way: its best.pt stays until this run has a better one. An unfinished or damaged
+        one moves aside.
+        """
         if self.folder and is_main():
-            if os.path.exists(self.last) and not load_checkpoint(self.last)["training"]["finished"]:
+            if os.path.exists(self.last) and not self.finished():
                 aside = next(path for n in count(1) if not os.path.exists(path := f"{self.folder}.{n}"))
                 os.rename(self.folder, aside)
                 print(f"the unfinished run in {self.folder} is {aside} now; --resume --run_dir {aside} goes on with it")
@@ -204,6 +212,13 @@ class Run:
                     os.remove(path)
             self.tidy()
             self.write_arguments(args, device)
+
+    def finished(self):
+        """Tell whether last.pt is that of a run that came to its end."""
+        try:
+            return load_checkpoint(self.last)["training"]["finished"]
+        except (UserError, KeyError):
+            return False
 
     def tidy(self):
         """Remove the temporary files of a save that was killed."""
@@ -216,7 +231,7 @@ class Run:
         if self.folder and is_main():
             with atomic_write(self.arguments) as file:
                 json.dump({"args": plain(args), "device": device_name(device), "processes": world_size(),
-                           **environment()}, file, indent=2, sort_keys=True)
+                           "launch": launch(), **environment()}, file, indent=2, sort_keys=True)
                 file.write("\n")
 
     def log(self, **fields):

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 import distributed
 from arguments import ArgumentParser, add_arguments, note_weights, parse, with_defaults, with_run_dir
 from batching import MAX_TOKENS_TRAIN, bucket_loader
-from checkpoint import load_checkpoint, load_encoder, read_config, save_model, with_stored
+from checkpoint import Run, load_checkpoint, load_encoder, read_config, save_model, with_stored
 from datasets import (
     SENTIMENT,
     SentenceClassificationDataset,
@@ -209,22 +209,37 @@ def get_parser():
     return parser
 
 
-def complete(args, name="sst"):
-    """Return `args` with every argument of ours that it lacks, and the files of the data set `name`."""
+def complete(args, name="sst", apart=False):
+    """Return `args` with every argument of ours that it lacks, and the files of the data set `name`.
+
+    With `apart` the run's folder is one of that name in --run_dir.
+    """
     args = with_defaults(args, get_parser())
+    args.data_set = name
     prefix = args.fine_tune_mode or args.option
     args.train, args.dev, args.test = (
         os.path.join(args.data_dir, f"ids-{name}-{split}.csv") for split in ("train", "dev", "test-student"))
     args.dev_out, args.test_out = (
         os.path.join(args.predictions_dir, f"{prefix}-{name}-{split}-out.csv") for split in ("dev", "test"))
-    if args.run_dir and args.dataset == "all":
+    if args.run_dir and apart:
         args.run_dir = os.path.join(args.run_dir, name)
     return with_run_dir(args, f"{args.option}-{name}")
 
 
-def get_args(argv=None, name="sst"):
-    """Parse the command line, for the data set `name`."""
-    return parse(get_parser(), partial(complete, name=name), sys.argv[1:] if argv is None else argv)
+def get_args(argv=None, name="sst", apart=False):
+    """Parse the command line, for the data set `name`; `apart` is as in `complete`."""
+    return parse(get_parser(), partial(complete, name=name, apart=apart), sys.argv[1:] if argv is None else argv)
+
+
+def data_sets(args):
+    """Return (names of the data sets to train on, whether --run_dir has a folder for each).
+
+    A folder that is one data set's run, as the message of an interrupted run names it, is resumed alone.
+    """
+    stored = Run(args.run_dir).stored_arguments()["args"] if args.resume else {}
+    if "data_set" in stored:
+        return (stored["data_set"],), False
+    return (("sst", "cfimdb"), True) if args.dataset == "all" else ((args.dataset,), False)
 
 
 def main():
@@ -235,7 +250,8 @@ def main():
         parser.error("--filepath names one checkpoint: give it with --dataset sst or --dataset cfimdb")
     distributed.start(args.use_gpu)
     note_weights(args)
-    runs = {name: get_args(name=name) for name in (("sst", "cfimdb") if args.dataset == "all" else (args.dataset,))}
+    names, apart = data_sets(args)
+    runs = {name: get_args(name=name, apart=apart) for name in names}
     require_files(path for run in runs.values() for path in (run.train, run.dev, run.test))
     accuracies = {}
     for name, run in runs.items():
@@ -243,7 +259,7 @@ def main():
         train(run)
         accuracies[name] = test(run)
     for name, accuracy in accuracies.items():
-        print(f"{args.option} {name}: dev accuracy {accuracy:.3f}")
+        print(f"{runs[name].option} {name}: dev accuracy {accuracy:.3f}")
     distributed.stop()
 
 

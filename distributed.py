@@ -31,6 +31,11 @@ def restarted():
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
+def launch():
+    """Return what tells this start of torchrun from others, the same after a restart; None without torchrun."""
+    return f"{os.environ['TORCHELASTIC_RUN_ID']} {os.getppid()}" if "TORCHELASTIC_RUN_ID" in os.environ else None
+
+
 def start(use_gpu):
     """Join the processes that torchrun started, over NCCL with `use_gpu`, else over Gloo; silence all but process 0."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():

@@ -192,7 +192,7 @@ class TrainingStep:
         self.gradient, self.precision, self.max_grad_norm = GRADIENTS[gradient], precision, max_grad_norm
         self.device = device
         self.params = [p for group in optimizer.param_groups for p in group["params"]]
-        self.skipped = torch.zeros((), device=device)  # updates left out since a loss or gradient was not finite
+        self.skipped = torch.zeros(()).to(device)  # updates left out since a loss or gradient was not finite
 
     def __call__(self, parts):
         """Update the model; return {task: loss} of the step, before the update."""
@@ -311,7 +311,7 @@ class Training:
                     self.step()
                     if self.args.save_every and self.at.step % self.args.save_every == 0:
                         self.keep()
-                    if self.stop.agreed(self.at.step % self.args.log_every == 0):
+                    if self.stop.agreed(self.device.type == "cpu" or self.at.step % self.args.log_every == 0):
                         self.halt()
                 if self.stop.agreed(True):
                     self.halt()
@@ -324,8 +324,10 @@ class Training:
 
     def begin(self):
         """Take up the run's last checkpoint, or begin anew."""
-        resume = self.args.resume or distributed.restarted()
-        if resume and self.run.last and os.path.exists(self.run.last):
+        # A restart by torchrun goes on with what it began, not with an older run. Process 0 sees for all.
+        begun = distributed.restarted() and self.run.stored_arguments()["launch"] == distributed.launch()
+        resume = self.args.resume or begun
+        if distributed.gather(bool(resume and self.run.last and os.path.exists(self.run.last)))[0]:
             self.restore(load_checkpoint(self.run.last))
             self.run.tidy()
             self.run.write_arguments(self.args, self.device)
@@ -479,7 +481,7 @@ class Training:
         stored = saved["training"]
         if stored["step"]:
             set_learning_rates(self.optimizer, self.lr_factor(stored["step"] - 1))  # the last step's, as logged
-        n = stored["epoch"] + 1
+        n = min(stored["epoch"] + 1, len(self.lengths))
         if stored["lengths"][:n] != self.lengths[:n]:
             raise UserError(f"an epoch in {self.run.folder} had {stored['lengths'][0]} steps and has {self.lengths[0]} "
                             "now: the training data are others; begin anew in another --run_dir")
@@ -499,6 +501,7 @@ class Training:
         """Save, and end the script."""
         self.close_progress()
         self.keep()
+        distributed.wait()  # torchrun ends all processes as soon as one is gone
         there = f"; go on with --resume --run_dir {self.run.folder}" if self.run.folder else ""
         raise Interrupted(f"stopped at step {self.at.step} of {self.total}{there}", self.stop.signum or signal.SIGTERM)
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.memory [--use_gpu] [--rows N]
 
-Two steps of `engine.train_one_epoch` on random weights: a small one, after which AdamW has its states, and one of rows
+Two steps of `engine.TrainingStep` on random weights: a small one, after which AdamW has its states, and one of rows
 of 512 tokens, 16 of them unless told otherwise (MAX_TOKENS_TRAIN). On a GPU the peak is what PyTorch's allocator held;
 on the CPU it is the peak of the process's memory, what the process held before the model included. The CPU's fused
 attention has no dropout of its own, and without the fused kernel the weights of all heads are stored (192 MiB a layer,
@@ -20,7 +20,7 @@ import torch
 from batching import MAX_TOKENS_TRAIN
 from classifier import BertSentimentClassifier
 from config import BertConfig
-from engine import linear_schedule, train_one_epoch
+from engine import TrainingStep, to_device
 from extensions import PARAMETER_GROUPS, TASK_LOSSES
 from optimizer import AdamW
 from utils import get_device, run_script
@@ -56,8 +56,10 @@ def main():
     model = model.to(device)
     optimizer = AdamW(PARAMETER_GROUPS["no-decay"](model, 1e-5), lr=1e-5)
     start = time.monotonic()
-    train_one_epoch(model, [batch(1, 8), batch(args.rows, TOKENS)], {"sst": TASK_LOSSES["ce"]}, optimizer,
-                    linear_schedule(optimizer, 2, 0.0), device, precision="fp32", total=2)
+    step = TrainingStep(model.train(), {"sst": TASK_LOSSES["ce"]}, optimizer, precision="fp32", device=device)
+    for batches in (batch(1, 8), batch(args.rows, TOKENS)):
+        losses = step([{task: {**to_device(rows, device), "share": 1.0} for task, rows in batches.items()}])
+    float(losses["sst"])  # wait for the device
     seconds = time.monotonic() - start
 
     parameters = sum(p.numel() for p in model.parameters())

@@ -3,7 +3,7 @@
     python -m benchmarks.parity [--data DIR] [--steps 50]
 
 Our side is what `multitask_classifier.py @recipes/minilm.args` runs: its readers, loaders, packing, MultitaskBERT, task
-losses, AdamW, schedules and `train_one_epoch`, in fp32, without dropout or penalties and with one learning rate for all
+losses, AdamW, schedules and training step, in fp32, without dropout or penalties and with one learning rate for all
 layers, whatever the recipe says of these. The other side takes from it only which rows stand in which batch, the texts
 and labels of these rows, and the heads' initial weights. It has transformers' BertModel and BertTokenizer, which packs
 the pairs, plain torch heads, decay groups chosen by name as transformers' own recipes do, torch's clipping, and AdamW
@@ -13,12 +13,12 @@ by the paper's formula, written out because torch.optim.AdamW treats eps and dec
 import argparse
 import json
 import os
-from itertools import chain, count, islice
+from itertools import count, islice
 from pathlib import Path
 
 import torch
 
-from engine import linear_schedule, make_optimizer, train_one_epoch
+from engine import lr_factor, make_optimizer, make_step, set_learning_rates, to_device
 from extensions import SCHEDULES, TASK_LOSSES
 from multitask_classifier import LOSSES, ROOT, MultitaskBERT, get_args, training_loaders
 from tests.oracle import run_oracle
@@ -113,18 +113,22 @@ def our_losses(args, steps):
 
     optimizer = make_optimizer(model, args)
     schedule = SCHEDULES["proportional"](loaders, args.seed)
-    batches = islice(chain.from_iterable(map(schedule, count())), steps)  # as many epochs as it takes
-    train_one_epoch(
-        model, batches, {task: recorded(task) for task in loaders}, optimizer,
-        linear_schedule(optimizer, steps, args.warmup), torch.device("cpu"), precision="fp32",
-        max_grad_norm=args.max_grad_norm, total=steps, label="ours")
+    epochs = map(schedule, count())  # as many as it takes
+    batches = islice((epoch.part(i, 0, 1) for epoch in epochs for i in range(len(epoch))), steps)
+    device = torch.device("cpu")
+    step = make_step(model, {task: recorded(task) for task in loaders}, optimizer, device, args)
+    model.train()
+    for i, parts in enumerate(batches):
+        set_learning_rates(optimizer, lr_factor(i, steps, args.warmup))
+        step([{task: to_device(batch, device) for task, batch in parts.items()}])
     return losses, seen, initial
 
 
 def compare(data_dir, steps, *flags):
     """Return [(task, our loss, transformers' loss)] of `steps` steps on the files in `data_dir`; `flags` go last."""
     args = get_args(["@" + os.path.join(ROOT, "recipes", "minilm.args"), "--data_dir", str(data_dir), *flags,
-                     "--hidden_dropout_prob", "0", "--encoder_dropout_prob", "0", "--param_groups", "no-decay"])
+                     "--hidden_dropout_prob", "0", "--encoder_dropout_prob", "0", "--param_groups", "no-decay",
+                     "--penalty", "none", "--precision", "fp32"])
     losses, seen, heads = our_losses(args, steps)
     recipe = {name: getattr(args, name)
               for name in ("pooling", "max_length", "lr", "warmup", "weight_decay", "max_grad_norm")}

@@ -20,11 +20,15 @@ def usable_cores():
 
 
 def fit_threads():
-    """Lower torch's threads to this process's share of the usable cores; OMP_NUM_THREADS, where set, decides."""
-    if "OMP_NUM_THREADS" not in os.environ or "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun sets it to 1
-        share = usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        torch.set_num_threads(max(1, min(share, torch.get_num_threads() if "OMP_NUM_THREADS" not in os.environ
-                                         else share)))
+    """Give torch this process's share of the usable cores, at most what it would take; OMP_NUM_THREADS decides.
+
+    But under torchrun, which sets it to 1 where it is not set, a 1 counts as not set.
+    """
+    share = max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(share, torch.get_num_threads()))
+    elif "TORCHELASTIC_RUN_ID" in os.environ and os.environ["OMP_NUM_THREADS"] == "1":
+        torch.set_num_threads(share)
 
 
 def keep_freed_memory():

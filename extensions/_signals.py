@@ -33,6 +33,8 @@ class StopSignal:
             self.signum = signum
             raise StopNow
         if self.signum is not None:
+            if signum == signal.SIGTERM and distributed.launch():  # torchrun passes on what may have come already
+                return
             raise KeyboardInterrupt
         self.signum = signum
         os.write(2, b"stopping after this step ...\n")  # print might be what the signal interrupts

@@ -29,6 +29,8 @@ class GraphedStep:
         self.step, self.limit = step, limit
         self.recorder = recorder or Recorder(step.device)
         self.seen, self.recordings = set(), OrderedDict()
+        # Where several processes sum gradients: one place for all kinds of step, {parameter: tensor like it}.
+        self.buffers = None
 
     @property
     def skipped(self):
@@ -56,8 +58,10 @@ class GraphedStep:
         """Record and keep the step of such parts; return None, and never record again, where that fails."""
         generators = self.recorder.random_state()
         self.step.optimizer.zero_grad(set_to_none=True)  # gradients are to lie in the graphs' memory
+        if distributed.world_size() > 1 and self.buffers is None:
+            self.buffers = {p: torch.empty_like(p) for p in self.step.params}
         try:
-            recording = Recording(self.step, parts, self.recorder)
+            recording = Recording(self.step, parts, self.recorder, self.buffers)
         except Exception as error:  # whatever a technique does that no graph can hold; nothing has been computed yet
             self.recorder.restore_random_state(generators)
             self.recorder = None
@@ -81,14 +85,23 @@ class GraphedStep:
 class Recording:
     """The two graphs of one kind of step, the batch that they read, and the update that they take."""
 
-    def __init__(self, step, parts, recorder):
+    def __init__(self, step, parts, recorder, buffers=None):
         self.parts = [{task: static(batch, step.device) for task, batch in batches.items()} for batches in parts]
-        self.compute, self.losses = recorder.capture(lambda: step.compute(self.parts))
+        self.compute, self.losses = recorder.capture(lambda: self.gradient(step, buffers))
         # The host's half of the update is done here, outside: state of the optimizer may have to be allocated.
         self.plan = step.optimizer.plan()
         self.update, _ = recorder.capture(lambda: self.plan.apply(*step.clip(self.losses)))
-        # Who sums gradients over processes needs them at hand; that costs their memory once for every kind of step.
-        self.grads = [(p, p.grad) for p in step.params] if distributed.world_size() > 1 else []
+        self.grads = [(p, p.grad) for p in step.params] if buffers else []
+
+    def gradient(self, step, buffers):
+        """Return the losses of `compute`, whose gradients go on to the buffers that several processes sum."""
+        losses = step.compute(self.parts)
+        if buffers:
+            params = [p for p in step.params if p.grad is not None]
+            torch._foreach_copy_([buffers[p] for p in params], [p.grad for p in params])
+            for p in params:
+                p.grad = buffers[p]
+        return losses
 
     def replay(self, step, parts):
         """Take the step of `parts`, after `plan.advance()`; return {task: loss}."""

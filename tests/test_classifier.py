@@ -160,3 +160,18 @@ def test_without_network_the_paragraph_names_all_files(course_folder, monkeypatc
     with pytest.raises(UserError) as error:
         classifier.train(namespace())
     assert all(name in str(error.value) for name in ("config.json", "vocab.txt", "model.safetensors"))
+
+
+def test_an_interrupted_run_is_resumed_by_the_folder_that_its_message_names(run):
+    """Of two data sets' runs in one folder, that of the second, without a flag repeated."""
+    run("--option", "finetune", "--lr", "1e-4", "--epochs", "1", "--max_steps", "1", "--run_dir", "mine")
+    assert files("mine/*/last.pt") == ["mine/cfimdb/last.pt", "mine/sst/last.pt"]
+    said = run("--resume", "--run_dir", "mine/cfimdb")
+    assert "resume mine/cfimdb at step 1 of 1" in said and said.splitlines()[-1].startswith("finetune cfimdb: ")
+    assert "sst" not in said and not files("runs/*")
+
+
+def test_resuming_needs_a_folder(run):
+    for flag in (["--resume"], ["--save_every", "3"]):
+        with pytest.raises(UserError, match="need a folder"):
+            run("--dataset", "sst", "--filepath", "one.pt", *flag)
