@@ -100,10 +100,10 @@ def save_model(model, optimizer, args, config, filepath, **more):
         "optim": optimizer.state_dict(),
         "args": plain(args),
         "model_config": {**plain(config), "bert_config": plain(model.bert.config.to_dict())},
-        **states[0],
-        "processes_rng": states,
-        **more,
+        **{name: states[0][name] for name in ("system_rng", "numpy_rng", "torch_rng")},
     }
+    if more:  # a checkpoint to go on from
+        contents.update(more, processes_rng=states)
     try:
         with atomic_write(filepath, "wb") as file:
             torch.save(contents, file)

@@ -22,8 +22,9 @@ ZIP_NAME = "cs224n_default_final_project_submission.zip"
 
 # What the two scripts cannot run without. Whatever code stands beside it is packed too, but for what tests need.
 CODE = (
-    "base_bert.py", "bert.py", "checkpoint.py", "classifier.py", "config.py", "datasets.py", "engine.py",
-    "evaluation.py", "extensions/__init__.py", "multitask_classifier.py", "optimizer.py", "tokenizer.py", "utils.py",
+    "arguments.py", "base_bert.py", "batching.py", "bert.py", "checkpoint.py", "classifier.py", "config.py",
+    "datasets.py", "distributed.py", "engine.py", "evaluation.py", "extensions/__init__.py", "multitask_classifier.py",
+    "optimizer.py", "tokenizer.py", "utils.py",
 )
 NOT_PACKED = ("conftest.py", "tests", "benchmarks")
 

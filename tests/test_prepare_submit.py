@@ -22,7 +22,8 @@ DATA = {"sst": "ids-sst", "cfimdb": "ids-cfimdb", "para": "quora", "sts": "sts"}
 PART1 = [f"{option}-{task}-{split}-out.csv" for option in ("pretrain", "finetune") for task in ("sst", "cfimdb")
          for split in ("dev", "test")]
 PART2 = [f"{task}-{split}-output.csv" for task in ("sst", "para", "sts") for split in ("dev", "test")]
-CODE = ["base_bert.py", "bert.py", "checkpoint.py", "classifier.py", "config.py", "datasets.py", "engine.py",
+CODE = ["arguments.py", "base_bert.py", "batching.py", "bert.py", "checkpoint.py", "classifier.py", "config.py",
+        "datasets.py", "distributed.py", "engine.py",
         "evaluation.py", "extensions/__init__.py", "extensions/deep/part.py", "extensions/lora.py",
         "multitask_classifier.py", "optimizer.py", "scripts/__init__.py", "scripts/download_data.py", "tokenizer.py",
         "utils.py"]
