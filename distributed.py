@@ -38,12 +38,19 @@ def launch():
 
 def start(use_gpu):
     """Join the processes that torchrun started, over NCCL with `use_gpu`, else over Gloo; silence all but process 0."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
+    world, number = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", 1), ("RANK", 0)))
+    if world > 1 and not dist.is_initialized():
         on_cuda = use_gpu and torch.cuda.is_available()
         if on_cuda:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        # The launcher's store outlives a restart, and with it the addresses of dead processes: each round has names
+        # of its own in it. Without the launcher's store process 0 keeps one.
+        keeps = number == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world, is_master=keeps)
+        store = dist.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         # Process 0 may score or write for a while, with the others waiting at their next message.
-        dist.init_process_group("nccl" if on_cuda else "gloo", timeout=timedelta(minutes=30))
+        dist.init_process_group("nccl" if on_cuda else "gloo", store=store, rank=number, world_size=world,
+                                timeout=timedelta(minutes=30))
     if not is_main():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
 

@@ -31,7 +31,7 @@ def torchrun(data, folder, *flags, restarts=0):  # noqa: F811
 
 def ended(launcher):
     try:
-        said = launcher.communicate(timeout=60)[0]
+        said = launcher.communicate(timeout=120)[0]
     finally:
         launcher.kill()
     assert launcher.returncode == 0, said
@@ -92,7 +92,6 @@ def workers_of(launcher):
     return found
 
 
-@pytest.mark.xfail(strict=False, reason="open: after a restart Gloo at times fails to connect, or waits for ever")
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the workers in /proc")
 def test_a_worker_killed_in_mid_epoch_is_replaced(data, tmp_path):  # noqa: F811
     """With dropout: each process goes on with its own random numbers."""
