@@ -7,7 +7,7 @@ import shlex
 from checkpoint import FINE_TUNE_MODES, Run, plain
 from datasets import TRUNCATIONS
 from extensions import PARAMETER_GROUPS, PENALTIES, from_spec
-from utils import UserError
+from files import UserError
 
 PRECISIONS = ("auto", "fp32", "bf16")
 COMPILERS = ("auto", "none", "graphs", "inductor")

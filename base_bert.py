@@ -8,7 +8,8 @@ import torch.nn as nn
 from safetensors.torch import load_file, save
 
 from config import DOWNLOAD_ARGUMENTS, BertConfig, PretrainedConfig
-from utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME, UserError, atomic_write, get_parameter_dtype, pretrained_file
+from files import UserError, atomic_write
+from utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME, get_parameter_dtype, pretrained_file
 
 # Hugging Face's name of a part -> ours, for the keys below the optional prefix "bert.". The order counts:
 # ".attention.output.dense." holds ".output.dense.".

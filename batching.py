@@ -17,8 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch.utils.data import Sampler
 
+from files import atomic_write
 from tokenizer import SETTINGS, BertTokenizer
-from utils import atomic_write, default_cache_dir
+from utils import default_cache_dir
 
 # Padded tokens a batch may hold. bert-base trains on 8,192 in fp32 within 16 GB of memory.
 MAX_TOKENS_TRAIN, MAX_TOKENS_EVAL, MAX_TOKENS_EVAL_GPU = 8192, 16384, 32768

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from bert import BertModel
 from config import BertConfig
 from distributed import gather, is_main, launch, world_size
-from utils import UserError, atomic_write
+from files import UserError, atomic_write
 
 # The spring 2024 edition's --fine-tune-mode and the --option it means.
 FINE_TUNE_MODES = {"last-linear-layer": "pretrain", "full-model": "finetune"}

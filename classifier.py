@@ -13,13 +13,7 @@ import distributed
 from arguments import ArgumentParser, add_arguments, note_weights, parse, with_defaults, with_run_dir
 from batching import MAX_TOKENS_TRAIN, bucket_loader
 from checkpoint import Run, load_checkpoint, load_encoder, read_config, save_model, with_stored
-from datasets import (
-    SENTIMENT,
-    SentenceClassificationDataset,
-    SentenceClassificationTestDataset,
-    read_rows,
-    require_files,
-)
+from datasets import SentenceClassificationDataset, SentenceClassificationTestDataset
 from engine import SEEN_ROWS, autocast, fit, make_optimizer, to_device
 from evaluation import (
     HEADERS,
@@ -30,7 +24,9 @@ from evaluation import (
     write_predictions,
 )
 from extensions import SCHEDULES, TASK_LOSSES
-from utils import UserError, get_device, run_script, seed_everything
+from files import UserError, run_script
+from reading import SENTIMENT, read_rows, require_files
+from utils import get_device, seed_everything
 
 SentimentDataset = SentenceClassificationDataset
 SentimentTestDataset = SentenceClassificationTestDataset

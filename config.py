@@ -4,7 +4,8 @@ import json
 import os
 from urllib.parse import urljoin
 
-from utils import CONFIG_NAME, UserError, atomic_write, is_remote_url, pretrained_file
+from files import UserError, atomic_write
+from utils import CONFIG_NAME, is_remote_url, pretrained_file
 
 # What from_pretrained hands to the download and not to the model.
 DOWNLOAD_ARGUMENTS = ("cache_dir", "force_download", "resume_download", "proxies", "local_files_only",

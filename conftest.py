@@ -5,9 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import reliability
 from tests.fixtures_tiny import bert_dir, course_folder, tiny_bert, tiny_cache  # noqa: F401
+from tests.reliability import record  # noqa: F401
 
 ROOT = Path(__file__).parent
+
+
+def pytest_addoption(parser):
+    parser.addoption("--reliability", metavar="FILE", help="write the table of recorded cases into this document")
 
 
 def pytest_configure(config):
@@ -19,6 +25,18 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if "gpu" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def pytest_sessionfinish(session, exitstatus):
+    """Write the table of cases, or, after a full run that passed, see that it is the one in docs/."""
+    document, options = session.config.getoption("reliability"), session.config.option
+    whole = not (options.keyword or options.markexpr or session.config.getoption("file_or_dir"))
+    if document:
+        reliability.write(document)
+    elif exitstatus == 0 and whole and (cases := reliability.stale()):
+        print(f"\ndocs/RELIABILITY.md is not that of this run: {'; '.join(cases[:5])}\n"
+              "pytest --reliability docs/RELIABILITY.md writes it anew")
+        session.exitstatus = 1
 
 
 @pytest.fixture(scope="session")

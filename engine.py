@@ -27,8 +27,8 @@ from extensions.ema import ExponentialMovingAverage
 from extensions.fast_dropout import use_fast_dropout
 from extensions.fused_adamw import FusedAdamW
 from extensions.packed_attention import pack_attention
+from files import Interrupted, UserError, atomic_write
 from optimizer import AdamW
-from utils import Interrupted, UserError, atomic_write
 
 # Training rows of a task that a scoring scores beside dev: the gap between them shows overfitting.
 SEEN_ROWS = 500

@@ -23,7 +23,7 @@ from datasets import (
     SentencePairTestDataset,
     load_multitask_data,
 )
-from utils import atomic_write
+from files import atomic_write
 
 TASKS = ("sst", "para", "sts")
 HEADERS = {

@@ -15,11 +15,13 @@ import evaluation
 from arguments import ArgumentParser, add_arguments, note_weights, number, parse, with_defaults, with_run_dir
 from batching import MAX_TOKENS_TRAIN, bucket_loader
 from checkpoint import load_checkpoint, load_encoder, read_config, save_model, with_stored
-from datasets import SentenceClassificationDataset, SentencePairDataset, load_multitask_data, require_files
+from datasets import SentenceClassificationDataset, SentencePairDataset, load_multitask_data
 from engine import SEEN_ROWS, autocast, fit, make_optimizer
 from evaluation import TASKS, model_eval_multitask, multitask_loaders, overall_score
 from extensions import SCHEDULES, TASK_LOSSES
-from utils import UserError, get_device, run_script, seed_everything
+from files import UserError, run_script
+from reading import require_files
+from utils import get_device, seed_everything
 
 BERT_HIDDEN_SIZE = 768  # a name of the course; the encoder's own config tells its size
 N_SENTIMENT_CLASSES = 5

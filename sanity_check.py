@@ -16,16 +16,15 @@ import torch
 
 from bert import BertModel
 from config import BertConfig
+from files import UserError, run_script
 from utils import (
     PACKAGE,
     PACKAGED_MODEL,
     SAFE_WEIGHTS_NAME,
     WEIGHTS_NAME,
-    UserError,
     default_cache_dir,
     get_extended_attention_mask,
     pretrained_file,
-    run_script,
 )
 
 DATA = Path(__file__).resolve().parent / "sanity_check.data"

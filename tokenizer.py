@@ -25,7 +25,8 @@ from pathlib import Path
 
 import torch
 
-from utils import VOCAB_NAME, atomic_write, pretrained_file
+from files import atomic_write
+from utils import VOCAB_NAME, pretrained_file
 
 TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
 MEMO_WORDS = 100_000  # at most so many words are remembered, about 16 MB of English

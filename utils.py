@@ -1,4 +1,4 @@
-"""Downloads and their cache, seeds, devices, attention masks, and how a script ends when its user made a mistake.
+"""Downloads and their cache, seeds, devices, attention masks.
 
 The course's files say `from utils import *` and live on what that brings along (`os`, `torch`, `nn`, `Optional`,
 `Union`), so this module has no `__all__`.
@@ -9,12 +9,10 @@ import importlib.util
 import os
 import random
 import re
-import secrets
 import shutil
 import sys
 import tarfile
 import zipfile
-from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Optional, Union  # noqa: F401
@@ -26,6 +24,8 @@ import torch
 from filelock import FileLock
 from torch import nn
 from tqdm import tqdm
+
+from files import UserError
 
 WEIGHTS_NAME = "pytorch_model.bin"
 SAFE_WEIGHTS_NAME = "model.safetensors"
@@ -40,33 +40,6 @@ PACKAGED_SHA256 = {
     VOCAB_NAME: "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
 }
 TIMEOUT = 60  # seconds without an answer or without a byte
-
-
-class UserError(Exception):
-    """A mistake or lack that the user can mend: one message that says what, where and what to do."""
-
-
-class Interrupted(Exception):
-    """A signal asked the script to end, and everything is saved; `code` is 128 plus the signal's number."""
-
-    def __init__(self, message, signum):
-        super().__init__(message)
-        self.code = 128 + signum
-
-
-def run_script(main):
-    """Call `main()`; a `UserError` ends the script with its message and exit code 2, Ctrl-C with 130."""
-    try:
-        return main()
-    except Interrupted as interruption:
-        print(interruption, file=sys.stderr)
-        sys.exit(interruption.code)
-    except (UserError, OSError) as error:  # an OSError names its file: a full disk, a folder that may not be written
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
 
 
 def seed_everything(seed=11711):
@@ -108,41 +81,6 @@ def get_parameter_dtype(module: nn.Module) -> torch.dtype:
     """Return the dtype of the module's first floating-point parameter or buffer (PyTorch's default without one)."""
     tensors = chain(module.parameters(), module.buffers())
     return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.get_default_dtype())
-
-
-@contextmanager
-def atomic_write(path, mode="w"):
-    """Open a file that replaces `path` when the block ends and leaves it untouched when the block raises.
-
-    Parent folders are made. Text is UTF-8 with "\\n" line ends on every system.
-    """
-    path = Path(os.path.realpath(path))  # a link stays a link
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
-    if path.exists() and not path.is_file():  # /dev/null, a pipe: nothing to replace (a folder raises here)
-        with open(path, mode, **text) as file:
-            yield file
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, mode.replace("w", "x"), **text) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sync_folder(path):
-    """Wait until the names in a folder are on the disk, where the system can tell."""
-    if os.name == "posix":
-        folder = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 # ---- Downloads: a lock so that one process fetches, a partial file that can be taken up again, a rename when whole.

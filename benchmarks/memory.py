@@ -22,8 +22,9 @@ from classifier import BertSentimentClassifier
 from config import BertConfig
 from engine import TrainingStep, to_device
 from extensions import PARAMETER_GROUPS, TASK_LOSSES
+from files import run_script
 from optimizer import AdamW
-from utils import get_device, run_script
+from utils import get_device
 
 GIB = 2**30
 TOKENS = 512

@@ -20,9 +20,10 @@ import torch
 
 from engine import lr_factor, make_optimizer, make_step, set_learning_rates, to_device
 from extensions import SCHEDULES, TASK_LOSSES
+from files import run_script
 from multitask_classifier import LOSSES, ROOT, MultitaskBERT, get_args, training_loaders
 from tests.oracle import run_oracle
-from utils import CONFIG_NAME, pretrained_file, run_script, seed_everything
+from utils import CONFIG_NAME, pretrained_file, seed_everything
 
 TOLERANCE = 1e-4
 

@@ -29,8 +29,9 @@ import torch
 from benchmarks.workload import SCORE_EXAMPLES, TASKS, TRAIN_EXAMPLES, epoch_work, packed, workload
 from engine import bf16_in_hardware
 from extensions._cpu import fit_threads
+from files import UserError, run_script
 from tokenizer import BertTokenizer
-from utils import VOCAB_NAME, UserError, pretrained_file, run_script
+from utils import VOCAB_NAME, pretrained_file
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")

@@ -17,7 +17,8 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from utils import UserError, pretrained_file, run_script
+from files import UserError, run_script
+from utils import pretrained_file
 
 ROOT = Path(__file__).resolve().parent.parent
 # What one process runs. Garbage is collected before the measurement, so that neither side pays for its imports.

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import requests
 
-from utils import UserError, http_get, run_script
+from files import UserError, run_script
+from utils import http_get
 
 BASE_URL = "https://raw.githubusercontent.com/gpoesia/minbert-default-final-project/main/data"
 BLOB_IDS = {

@@ -24,7 +24,7 @@ def serve():
     import torch._dynamo  # noqa: F401 - torch's optimizers import it, which takes longer than a tiny run
 
     import multitask_classifier
-    from utils import run_script
+    from files import run_script
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches pytest, which then closes the input
     for line in sys.stdin:

@@ -8,8 +8,8 @@ import pytest
 import multitask_classifier
 from arguments import ArgumentParser, number, parse, spec_of, with_defaults, with_run_dir
 from extensions import PENALTIES
+from files import UserError
 from multitask_classifier import complete, get_parser, parse_batch_sizes
-from utils import UserError
 
 
 def test_numbers_in_their_bounds():

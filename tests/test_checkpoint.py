@@ -14,11 +14,11 @@ import torch
 
 import checkpoint
 from checkpoint import load_checkpoint, load_encoder, plain, read_config, save_model
+from files import UserError
 from multitask_classifier import MultitaskBERT
 from optimizer import AdamW
 from tests.fixtures_tiny import tiny_bert_dir
 from tests.hostile import save_hostile
-from utils import UserError
 
 IDS, MASK = torch.tensor([[101, 980, 990, 102], [101, 985, 102, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
 

@@ -13,8 +13,8 @@ import classifier
 from batching import bucket_loader
 from bert import BertModel
 from classifier import BertSentimentClassifier, FrozenFeatures, SentimentDataset
+from files import UserError
 from tests.fixtures_tiny import course_rows
-from utils import UserError
 
 CPU = torch.device("cpu")
 

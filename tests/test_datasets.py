@@ -8,10 +8,11 @@ import torch
 
 import batching
 import datasets
-from datasets import PARAPHRASE, SENTIMENT, SIMILARITY
+import reading
+from files import UserError
 from multitask_classifier import low_shot
+from reading import PARAPHRASE, SENTIMENT, SIMILARITY
 from tokenizer import BertTokenizer
-from utils import UserError
 
 # File -> its format, and how many usable rows it has: the course's own, then the cut one that development used.
 REAL_FILES = {
@@ -45,13 +46,13 @@ def test_real_file(name, course_dir, capsys):
     if not path.exists():
         pytest.skip(f"no {name} here")
     labelled = "test" not in name
-    rows = datasets.read_rows(path, form, labelled)
+    rows = reading.read_rows(path, form, labelled)
 
     assert len(rows) in counts
     assert {len(row) for row in rows} == {len(form.texts) + labelled + 1}
     ids = [row[-1] for row in rows]
     assert len(set(ids)) == len(ids) and all(ids)
-    assert ids == datasets.prediction_ids(path)
+    assert ids == reading.prediction_ids(path)
     if labelled:
         labels = {row[-2] for row in rows}
         assert {type(label) for label in labels} == {form.type}
@@ -69,19 +70,19 @@ def test_real_file(name, course_dir, capsys):
 def test_bad_label_names_file_and_line(text, form, label, write):
     path = write(text.format(label))
     with pytest.raises(UserError) as error:
-        datasets.read_rows(path, form)
+        reading.read_rows(path, form)
     assert all(part in str(error.value) for part in (path, "line 3", form.label, repr(label)))
 
 
 def test_labels_at_the_ends_of_their_range_are_read(write, capsys):
-    assert datasets.read_rows(write(SST.format("0")), SENTIMENT)[1][1:] == (0, "s2")
-    assert datasets.read_rows(write(STS.format("5")), SIMILARITY)[1][2:] == (5.0, "t2")
-    assert [row[2] for row in datasets.read_rows(write(QUORA.format("0")), PARAPHRASE)] == [1, 0]
+    assert reading.read_rows(write(SST.format("0")), SENTIMENT)[1][1:] == (0, "s2")
+    assert reading.read_rows(write(STS.format("5")), SIMILARITY)[1][2:] == (5.0, "t2")
+    assert [row[2] for row in reading.read_rows(write(QUORA.format("0")), PARAPHRASE)] == [1, 0]
     path = write(QUORA.format(" "))
     capsys.readouterr()
-    assert len(datasets.read_rows(path, PARAPHRASE)) == 1
+    assert len(reading.read_rows(path, PARAPHRASE)) == 1
     assert "load 1 data" in (said := capsys.readouterr().out) and "1 row" in said and "label" in said
-    assert datasets.prediction_ids(path) == ["q1"]
+    assert reading.prediction_ids(path) == ["q1"]
 
 
 @pytest.mark.parametrize("text, form, labelled, words", [
@@ -95,22 +96,22 @@ def test_labels_at_the_ends_of_their_range_are_read(write, capsys):
 def test_file_without_the_columns_is_refused(text, form, labelled, words, write):
     path = write(text)
     with pytest.raises(UserError) as error:
-        datasets.read_rows(path, form, labelled)
+        reading.read_rows(path, form, labelled)
     assert all(part in str(error.value) for part in (path, *words))
 
 
 def test_missing_and_unreadable_files(write, tmp_path):
     with pytest.raises(UserError, match=r"none\.csv.*scripts\.download_data"):
-        datasets.read_rows(tmp_path / "none.csv", SENTIMENT)
+        reading.read_rows(tmp_path / "none.csv", SENTIMENT)
     with pytest.raises(UserError, match=r"file\.csv.*UTF-8"):
-        datasets.read_rows(write(SST.format("3").replace("cat", "caf\u00e9"), encoding="latin-1"), SENTIMENT)
+        reading.read_rows(write(SST.format("3").replace("cat", "caf\u00e9"), encoding="latin-1"), SENTIMENT)
 
 
 @pytest.mark.parametrize("text, line", [(SST_TEST, 3), (SST_TEST.replace("\ts2", ""), 3)])
 def test_a_row_that_is_cut_off_names_file_and_line(text, line, write):
     path = write(text)
     with pytest.raises(UserError, match=f"line {line}"):
-        datasets.read_rows(path, SENTIMENT, labelled=False)
+        reading.read_rows(path, SENTIMENT, labelled=False)
 
 
 def test_each_text_is_tokenized_once(tiny_cache, monkeypatch):

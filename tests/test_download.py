@@ -11,8 +11,9 @@ import pytest
 import requests
 
 import utils
+from files import UserError
 from tests.file_server import serve
-from utils import UserError, cached_path, get_from_cache, http_get
+from utils import cached_path, get_from_cache, http_get
 
 BODY = bytes(range(256)) * 8000
 

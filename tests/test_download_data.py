@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from files import UserError
 from scripts import download_data
 from tests.file_server import serve
-from utils import UserError
 
 # Two small files in place of the course's twelve; the ids are `git hash-object`'s.
 FILES = {"/data/sts-dev.csv": b"\tid\tsentence1\n" * 20_000, "/data/quora-dev.csv": "0\té\n".encode()}

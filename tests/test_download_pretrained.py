@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 import utils
+from files import UserError
 from tests.file_server import serve
-from utils import UserError, pretrained_file
+from utils import pretrained_file
 
 BODY = bytes(range(256)) * 8000  # many chunks
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")

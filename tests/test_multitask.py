@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from extensions import TASK_LOSSES
+from files import UserError
 from multitask_classifier import LOSSES, MultitaskBERT, pack_pairs, parse_pooling
 from tests.fixtures_tiny import losses_of_20_steps, task_batch
-from utils import UserError
 
 IDS_1 = torch.tensor([[101, 950, 960, 102, 0], [101, 940, 930, 955, 102]])
 IDS_2 = torch.tensor([[101, 970, 971, 102], [101, 950, 102, 0]])

@@ -9,9 +9,9 @@ import torch
 
 import multitask_classifier
 from bert import BertModel
+from files import UserError
 from multitask_classifier import MultitaskBERT, complete, get_args, get_parser, training_loaders
 from tests.fixtures_tiny import tiny_bert_dir
-from utils import UserError
 
 ROOT = Path(multitask_classifier.__file__).parent
 CSV = "{}-{}-output.csv"

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import datasets
+import reading
 from multitask_classifier import MultitaskBERT, pack_pairs
 from tests.fixtures_tiny import tiny_bert_dir
 from tests.tokenizer_oracle import VOCAB, ask
@@ -52,9 +53,9 @@ def test_small_pairs_equal_ours_and_transformers(max_length, tokenizer):
 
 @pytest.mark.parametrize("max_length", [512, 65, 32])
 def test_real_pairs_equal_ours_and_transformers(max_length, tokenizer, course_dir):
-    rows = datasets.read_rows(course_dir / "quora-dev.csv", datasets.PARAPHRASE)
+    rows = reading.read_rows(course_dir / "quora-dev.csv", reading.PARAPHRASE)
     rows = sorted(rows, key=lambda row: -len(row[0]) - len(row[1]))[:60] + rows[:60]
-    rows += datasets.read_rows(course_dir / "sts-dev.csv", datasets.SIMILARITY)[:60]
+    rows += reading.read_rows(course_dir / "sts-dev.csv", reading.SIMILARITY)[:60]
     pairs, options = ([row[0] for row in rows], [row[1] for row in rows]), {
         "padding": True, "truncation": True, "max_length": max_length}
     packed = pack_pairs(*alone(tokenizer, pairs[0]), *alone(tokenizer, pairs[1]), max_length)

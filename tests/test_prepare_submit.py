@@ -7,7 +7,7 @@ import zipfile
 import pytest
 
 import prepare_submit
-from utils import UserError, run_script
+from files import UserError, run_script
 
 IDS = ["a1", "b2", "c3"]
 HEADERS = {
@@ -25,7 +25,8 @@ PART2 = [f"{task}-{split}-output.csv" for task in ("sst", "para", "sts") for spl
 CODE = ["arguments.py", "base_bert.py", "batching.py", "bert.py", "checkpoint.py", "classifier.py", "config.py",
         "datasets.py", "distributed.py", "engine.py",
         "evaluation.py", "extensions/__init__.py", "extensions/deep/part.py", "extensions/lora.py",
-        "multitask_classifier.py", "optimizer.py", "scripts/__init__.py", "scripts/download_data.py", "tokenizer.py",
+        "files.py", "multitask_classifier.py", "optimizer.py", "reading.py", "scripts/__init__.py",
+        "scripts/download_data.py", "tokenizer.py",
         "utils.py"]
 NOT_CODE = ["conftest.py", "README.md", "tests/test_x.py", "tests/__init__.py", "benchmarks/__init__.py",
             "extensions/words.txt", ".venv/lib/torch/__init__.py", "finetune-sst.pt", "notebooks/draft.py"]

@@ -15,7 +15,7 @@ import torch
 import sanity_check
 from bert import BertModel
 from config import BertConfig
-from utils import UserError
+from files import UserError
 
 
 @pytest.fixture(autouse=True)

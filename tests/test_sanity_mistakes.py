@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import sanity_check
 from bert import BertLayer, BertModel, BertSelfAttention
-from utils import UserError
+from files import UserError
 
 
 @pytest.fixture

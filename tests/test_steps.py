@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import datasets
+import reading
 from batching import bucket_loader
 from datasets import SentenceClassificationDataset, SentencePairDataset, SentencePairTestDataset
 from extensions import SCHEDULES
@@ -24,11 +24,11 @@ def packed(batch, max_length):
     (512, "head"), (32, "head"), (32, "tail"), (33, "head+tail"), (12, "tail"), (7, "head"), (5, "head+tail")])
 def test_batches_are_the_contracts(max_length, truncation, course_dir, monkeypatch):
     monkeypatch.setenv("MINBERT_TOKEN_CACHE", "0")
-    files = (("ids-sst-dev.csv", datasets.SENTIMENT, SentenceClassificationDataset, {}),
-             ("quora-dev.csv", datasets.PARAPHRASE, SentencePairDataset, {}),
-             ("sts-dev.csv", datasets.SIMILARITY, SentencePairDataset, {"isRegression": True}))
+    files = (("ids-sst-dev.csv", reading.SENTIMENT, SentenceClassificationDataset, {}),
+             ("quora-dev.csv", reading.PARAPHRASE, SentencePairDataset, {}),
+             ("sts-dev.csv", reading.SIMILARITY, SentencePairDataset, {"isRegression": True}))
     for name, form, kind, options in files:
-        rows = datasets.read_rows(course_dir / name, form)[:800]
+        rows = reading.read_rows(course_dir / name, form)[:800]
         rows += [(*(text * 3 for text in row[: len(form.texts)]), *row[-2:]) for row in rows[:200]]
         rows.append((*("" for _ in form.texts), 0, "empty"))
         args = SimpleNamespace(pretrained="minilm", max_length=max_length, truncation=truncation)

@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+import files
 import utils
-from utils import UserError, atomic_write, get_extended_attention_mask, pretrained_file
+from files import UserError, atomic_write
+from utils import get_extended_attention_mask, pretrained_file
 
 
 def test_mask_of_two_dimensions():
@@ -79,14 +81,14 @@ def test_scripts_end_without_traceback(capsys, error, status, words):
         raise error
 
     with pytest.raises(SystemExit) as end:
-        utils.run_script(main)
+        files.run_script(main)
     assert end.value.code == status and capsys.readouterr().err == words
 
 
 def test_other_errors_keep_their_traceback():
     with pytest.raises(ZeroDivisionError):
-        utils.run_script(lambda: 1 / 0)
-    assert utils.run_script(lambda: 5) == 5
+        files.run_script(lambda: 1 / 0)
+    assert files.run_script(lambda: 5) == 5
 
 
 def test_atomic_write(tmp_path):

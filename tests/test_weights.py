@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from bert import BertModel
 from config import BertConfig
+from files import UserError
 from tests.file_server import serve
 from tests.oracle import run_oracle
-from utils import UserError
 
 SMALL = {"vocab_size": 30, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3,
          "intermediate_size": 20, "max_position_embeddings": 8}

@@ -6,8 +6,8 @@ import torch
 from base_bert import load_tensors
 from bert import BertModel
 from config import BertConfig
+from files import UserError
 from tests.hostile import save_hostile
-from utils import UserError
 
 SMALL = {"vocab_size": 30, "hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 20}
 
