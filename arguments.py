@@ -2,12 +2,21 @@
 
 import argparse
 import math
+import os
 import shlex
+import sys
+from collections import Counter
+from pathlib import Path
 
-from checkpoint import FINE_TUNE_MODES, Run, plain
-from datasets import TRUNCATIONS
+import torch
+
+import distributed
+from checkpoint import FINE_TUNE_MODES, Run, beside_checkpoint, plain
+from datasets import TRUNCATIONS, load_tokenizer
+from downloads import default_cache_dir
+from evaluation import records
 from extensions import PARAMETER_GROUPS, PENALTIES, from_spec
-from files import UserError
+from files import Parser, UserError, is_device, unwritable
 
 PRECISIONS = ("auto", "fp32", "bf16")
 COMPILERS = ("auto", "none", "graphs", "inductor")
@@ -24,14 +33,38 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default is None else super()._get_help_string(action)
 
 
-class ArgumentParser(argparse.ArgumentParser):
-    """argparse whose `@FILE` holds flags as on a command line, many a line, with # comments."""
+class ArgumentParser(Parser):
+    """A parser whose `@FILE` holds flags as on a command line, many a line, with # comments."""
 
     def __init__(self, **kwargs):
-        super().__init__(fromfile_prefix_chars="@", allow_abbrev=False, formatter_class=HelpFormatter, **kwargs)
+        super().__init__(formatter_class=HelpFormatter, **kwargs)
 
-    def convert_arg_line_to_args(self, line):
-        return shlex.split(line, comments=True)
+    def parse_known_args(self, args=None, namespace=None):
+        return super().parse_known_args(self.expand(sys.argv[1:] if args is None else args), namespace)
+
+    def expand(self, argv, within=()):
+        """Return `argv` with the flags of the files in place of each @FILE; `within` are the files around it."""
+        flags = []
+        for word in argv:
+            flags += self.read(word[1:], within) if word.startswith("@") else [word]
+        return flags
+
+    def read(self, path, within):
+        """Return the flags in a file; what is wrong with it ends the script, with file and line."""
+        if os.path.realpath(path) in within:
+            self.error(f"@{path} names itself, by way of {len(within)} files; take that line out")
+        flags = []
+        try:
+            with open(path, "rb") as file:
+                for line, text in enumerate(file, start=1):
+                    if b"\0" in text:
+                        raise ValueError("a NUL byte")
+                    flags += shlex.split(text.decode("utf-8-sig" if line == 1 else "utf-8"), comments=True)
+        except OSError as error:
+            self.error(f"@{path} cannot be read ({error.strerror}); name a file of flags, as those in recipes/")
+        except ValueError as error:  # no UTF-8, or a quotation that does not end
+            self.error(f"{path}, line {line}: {error}; is it a file of flags, as those in recipes/?")
+        return self.expand(flags, (*within, os.path.realpath(path)))
 
     def given(self, argv):
         """Return {name: value} of the arguments that stand in `argv`, without any default."""
@@ -43,18 +76,26 @@ class ArgumentParser(argparse.ArgumentParser):
         return {name: value for name, value in vars(namespace).items() if value is not absent and value is not None}
 
 
-def number(kind, minimum, maximum=math.inf):
-    """Return an argparse type: an int or float from `minimum` to `maximum`."""
+def number(kind, minimum, maximum=math.inf, below=math.inf):
+    """Return an argparse type: an int or float from `minimum` to `maximum`, and less than `below`."""
 
     def check(text):
         value = kind(text)
-        if not minimum <= value <= maximum:
-            bound = f"at least {minimum}" if maximum == math.inf else f"from {minimum} to {maximum}"
-            raise argparse.ArgumentTypeError(f"{text} must be {bound}")
+        for right, bound in ((value >= minimum, f"at least {minimum}"), (value <= maximum, f"at most {maximum}"),
+                             (value < math.inf, "finite"), (value < below, f"below {below}")):
+            if not right:
+                raise argparse.ArgumentTypeError(f"{text} must be {bound}")
         return value
 
     check.__name__ = kind.__name__  # argparse names it when the text is no number
     return check
+
+
+def path_name(text):
+    """Return the text, as an argparse type for the names of files and folders: any but an empty one."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("an empty name; leave the flag out to get its default")
+    return text
 
 
 def spec_of(table, *words):
@@ -75,23 +116,26 @@ def add_arguments(parser, learning_rates):
     """Add the flags that both training scripts have; `learning_rates` is {option: default of --lr}."""
     parser.learning_rates = learning_rates
     add = parser.add_argument
-    add("--seed", type=number(int, 0), default=11711, help="of every random choice")
-    add("--epochs", type=number(int, 1), default=10, help="passes over the training rows")
+    add("--seed", type=number(int, 0, 2**32 - 1), default=11711, help="of every random choice")
+    add("--epochs", type=number(int, 1, 10_000), default=10, help="passes over the training rows")
     add("--option", choices=("pretrain", "finetune"), default="pretrain",
         help="pretrain: the BERT parameters are frozen; finetune: they are updated too")
     add("--fine-tune-mode", choices=tuple(FINE_TUNE_MODES), help="the spring 2024 names of --option")
     add("--use_gpu", action="store_true", help="train on CUDA, or else on Apple's MPS")
-    add("--batch_size", type=number(int, 1), default=8, help="rows of a training step, whatever computes them")
+    add("--batch_size", type=number(int, 1, 1_000_000), default=8,
+        help="rows of a training step, whatever computes them")
     add("--hidden_dropout_prob", type=number(float, 0, 1), default=0.3, help="dropout of the heads")
     add("--lr", type=number(float, 0), help="peak learning rate (default: "
         + ", ".join(f"{lr:g} to {option}" for option, lr in learning_rates.items()) + ")")
-    add("--pretrained", default="bert-base-uncased",
+    add("--pretrained", type=path_name, default="bert-base-uncased",
         help="hub id, directory, file or URL of the weights, or minilm for the packaged ones")
 
     group = parser.add_argument_group("texts")
     group.add_argument("--max_length", type=number(int, 5), default=512, help="tokens of a text, or of a packed pair")
     group.add_argument("--truncation", choices=TRUNCATIONS, default="head",
                        help="which end of a long text is kept; a packed pair loses the end of its longer text")
+    group.add_argument("--skip_bad_rows", action="store_true",
+                       help="leave out rows that are not as they must be, and count them, where the run would stop")
 
     group = parser.add_argument_group("training")
     add = group.add_argument
@@ -107,7 +151,7 @@ def add_arguments(parser, learning_rates):
     add("--accumulate", type=number(int, 1), default=1, metavar="N",
         help="take the rows of a step through the model in N parts: the same update with less memory")
     add("--max_grad_norm", type=number(float, 1e-12), default=1.0, help="gradients are clipped to this L2 norm")
-    add("--ema", type=number(float, 0, 1), default=0.0, metavar="DECAY",
+    add("--ema", type=number(float, 0, below=1), default=0.0, metavar="DECAY",
         help="score and keep an exponential moving average of the weights, of this decay a step; 0 is without")
     add("--max_steps", type=number(int, 1), help="stop after this many optimizer steps, then score and write")
     add("--eval_every", type=number(int, 1), metavar="STEPS", help="score every so many steps, not after each epoch")
@@ -123,12 +167,14 @@ def add_arguments(parser, learning_rates):
 
     group = parser.add_argument_group("the run's folder")
     add = group.add_argument
-    add("--run_dir", metavar="DIR", help="holds args.json, metrics.jsonl, best.pt, last.pt (default: a name in runs/)")
+    add("--run_dir", type=path_name, metavar="DIR",
+        help="holds args.json, metrics.jsonl, best.pt, last.pt (default: a name in runs/)")
     add("--resume", action="store_true",
         help="go on from last.pt in the run's folder, if it is there; flags need not be repeated")
     add("--save_every", type=number(int, 1), metavar="STEPS", help="write last.pt every so many steps too")
     add("--log_every", type=number(int, 1), default=50, metavar="STEPS", help="steps to a line of metrics.jsonl")
-    add("--filepath", help="where the best checkpoint goes; alone, it is the one file kept of the run")
+    add("--filepath", type=path_name, metavar="PATH",
+        help="where the best checkpoint goes; alone, it is the one file kept of the run")
 
 
 def note_weights(args):
@@ -136,6 +182,22 @@ def note_weights(args):
     if args.pretrained != "bert-base-uncased":
         print(f"note: the course's rules admit only bert-base-uncased for grading, and this run starts from "
               f"{args.pretrained}")
+
+
+def note_length(args, model):
+    """Say so when --max_length is more than the encoder takes."""
+    positions = model.bert.config.max_position_embeddings
+    if args.max_length > positions:
+        print(f"note: --max_length {args.max_length} is more than the {positions} positions of {args.pretrained}: "
+              "longer texts are cut there")
+
+
+def check_tokenizer(args, model):
+    """Raise UserError if the tokenizer has tokens that the model has no embedding of."""
+    tokens, embeddings = len(load_tokenizer(args.pretrained, default_cache_dir())), model.bert.config.vocab_size
+    if tokens > embeddings:
+        raise UserError(f"the tokenizer of {args.pretrained} has {tokens:,} tokens, and the model {embeddings:,} "
+                        "embeddings: fetch both from one model")
 
 
 def with_defaults(args, parser):
@@ -162,11 +224,12 @@ def with_run_dir(args, name):
     return args
 
 
-def parse(parser, complete, argv):
+def parse(parser, complete, argv, contradictions=lambda args: []):
     """Return the arguments that `argv` and, with --resume, the run's first command line give.
 
     `complete(namespace)` adds the defaults. The result's `given` holds what was said on either command line;
-    each argument that a resumed run does not keep is printed. Raises UserError for one that it must keep.
+    each argument that a resumed run does not keep is printed. Raises UserError for one that it must keep, and for
+    flags that contradict each other: `contradictions(args)` lists those of the script's own.
     """
     given = parser.given(argv)
     args = complete(argparse.Namespace(**given))
@@ -175,6 +238,9 @@ def parse(parser, complete, argv):
                         "is kept of a run; name a --run_dir too")
     if args.resume:
         stored = Run(args.run_dir).stored_arguments()
+        if stored["args"] and ("data_set" in stored["args"]) != hasattr(args, "data_set"):
+            raise UserError(f"the run in {args.run_dir} is the other script's, of classifier.py and "
+                            "multitask_classifier.py; resume it with that one, or name another --run_dir")
         args = complete(argparse.Namespace(**{**stored["given"], **given}))
         for name, before in stored["args"].items():
             now = plain(getattr(args, name, None))
@@ -186,4 +252,58 @@ def parse(parser, complete, argv):
             print(f"resume: --{name} is {now} now, was {before}")
         given = {**stored["given"], **given}
     args.given = given
+    problems = [*shared_contradictions(args), *contradictions(args)]
+    if problems:
+        raise UserError("; ".join(problems))
     return args
+
+
+def shared_contradictions(args):
+    """Return what cannot be meant together in the flags of both scripts, a line each."""
+    problems, option = [], args.given.get("option")
+    if option and args.fine_tune_mode and FINE_TUNE_MODES[args.fine_tune_mode] != option:
+        problems.append(f"--option {option} and --fine-tune-mode {args.fine_tune_mode}, which means "
+                        f"{FINE_TUNE_MODES[args.fine_tune_mode]}, contradict each other: leave one out")
+    if args.compile == "graphs" and not (args.use_gpu and torch.cuda.is_available()):
+        problems.append("--compile graphs works on CUDA alone: add --use_gpu, where there is such a GPU, or leave it "
+                        "out")
+    rows = max([args.batch_size, *getattr(args, "task_batch_size", {}).values()])
+    if args.accumulate > rows:
+        problems.append(f"--accumulate {args.accumulate} parts cannot be made of the {rows} rows of a step: give at "
+                        f"most {rows}, or a larger --batch_size")
+    return problems
+
+
+def require_outputs(args, inputs, predictions):
+    """Raise UserError, before any work, unless all that the run writes has a place where it can be written.
+
+    `inputs` are the files that it reads, `predictions` those that it will write beside its own: none may take the
+    place of another. Raises also when another process trains in the run's folder.
+    """
+    run, inputs = Run(args.run_dir), [*inputs]
+    if not distributed.is_main():
+        return
+    if os.path.isdir(args.pretrained):
+        inputs += [entry.path for entry in os.scandir(args.pretrained)]
+    elif os.path.exists(args.pretrained):
+        inputs.append(args.pretrained)
+    read = {os.path.realpath(path) for path in inputs}
+    outputs = [*predictions, *records(predictions), args.filepath, beside_checkpoint(args.filepath), *run.paths()]
+    count = Counter(os.path.realpath(path) for path in outputs if not is_device(path))
+
+    problems = []
+    for path in dict.fromkeys(outputs):
+        if os.path.realpath(path) in read:
+            problems.append(f"{path} would be overwritten, and the run reads it: name another place")
+        if count.pop(os.path.realpath(path), 1) > 1:
+            problems.append(f"{path} is where two different files of the run would go: name another place for one")
+    if args.run_dir:
+        folder = os.path.realpath(args.run_dir)
+        inside = [path for path in (*sorted(read), os.getcwd()) if Path(path).is_relative_to(folder)]
+        if inside:
+            problems.append(f"--run_dir {args.run_dir} holds {inside[0]}, and a run's folder may be moved aside by the "
+                            "next: name a folder of its own")
+    problems = problems or unwritable(dict.fromkeys(outputs))
+    if problems:
+        raise UserError("; ".join(problems))
+    run.require_free()

@@ -1,15 +1,18 @@
 """Weights in and out: initialisation, loading pretrained checkpoints of every naming, saving."""
 
+import errno
+import mmap
 import os
+import zipfile
 
-import safetensors
 import torch
 import torch.nn as nn
 from safetensors.torch import load_file, save
 
 from config import DOWNLOAD_ARGUMENTS, BertConfig, PretrainedConfig
+from downloads import SAFE_WEIGHTS_NAME, WEIGHTS_NAME, pretrained_file
 from files import UserError, atomic_write
-from utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME, get_parameter_dtype, pretrained_file
+from utils import get_parameter_dtype
 
 # Hugging Face's name of a part -> ours, for the keys below the optional prefix "bert.". The order counts:
 # ".attention.output.dense." holds ".output.dense.".
@@ -30,6 +33,10 @@ HUGGING_FACE_NAMES = {
 }
 # TensorFlow's names of a layer norm's scale and shift, still found in old checkpoints.
 TENSORFLOW_NAMES = {".gamma": ".weight", ".beta": ".bias"}
+WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+MAX_HEADER_BYTES = 2**20  # of a .safetensors file: ten thousand tensors; bert-large's has 400
+MISFITS = 50  # so many lines at most say what does not fit
+SPARE_NUMBERS = 10**7  # that weights may lack before the lines say what is missing: 40 MB
 
 
 def from_hugging_face(key):
@@ -52,20 +59,60 @@ def load_tensors(path):
 
     Raises UserError for a damaged file and for a pickle that would run code.
     """
+    if not str(path).endswith(".safetensors"):
+        tensors = load_pickle(path, "Fetch it again, or use a model.safetensors in its place.")
+        if not isinstance(tensors, dict):
+            raise UserError(f"{path} holds a {type(tensors).__name__}, not a dict of tensors: these are no weights.")
+        return tensors
+    with open(path, "rb") as file:
+        header = int.from_bytes(file.read(8), "little")
     try:
-        if str(path).endswith(".safetensors"):
-            tensors = load_file(path)
-        else:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, RuntimeError, EOFError, ValueError) as error:
+        if header > MAX_HEADER_BYTES:
+            raise ValueError(f"its header claims {header:,} bytes")
+        return load_file(path)
+    except OSError:
+        raise
+    except Exception as error:  # SafetensorError, or what torch says to a dtype or a size that it does not know
         raise UserError(f"cannot read weights from {path}: {error}. Fetch the file again.") from error
+
+
+def load_pickle(path, advice):
+    """Read tensors and plain values that `torch.save` wrote, onto the CPU.
+
+    Raises UserError, which ends in `advice`, for a damaged file, for one that would run code and for one that would
+    take more memory than its own size.
+    """
+    try:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            # What torch.load would do at any size: unpack what is compressed, and call bytearray(n).
+            if zipfile.is_zipfile(file):
+                with zipfile.ZipFile(file) as archive:
+                    unpacked = sum(record.file_size for record in archive.infolist())
+                if unpacked > len(content):
+                    raise ValueError(f"{unpacked:,} bytes in a file of {len(content):,}")
+            if content.find(b"\nbytearray\n") >= 0:
+                raise ValueError("a bytearray is no tensor")
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle.UnpicklingError, or whatever else a hostile pickle provokes
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which is of a place before the file's begin
+            error.filename = error.filename or str(path)
+            raise
         # torch's own message goes unquoted: it advises to turn the check off.
         raise UserError(f"{path} is damaged or holds more than tensors, and unpickling it could run code: refused. "
-                        "Fetch it again, or use a model.safetensors in its place.") from error
-    if not isinstance(tensors, dict):
-        raise UserError(f"{path} holds a {type(tensors).__name__}, not a dict of tensors: these are no weights.")
-    return tensors
+                        f"{advice}") from error
+
+
+def numbers_held(tensors):
+    """Return how many numbers tensors have in memory, where views and repetitions of one storage count once."""
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() // tensor.element_size()
+                for tensor in tensors if is_dense(tensor)}
+    return sum(storages.values())
+
+
+def is_dense(tensor):
+    """Tell whether something is a tensor with its values in memory."""
+    return isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided and not tensor.is_meta
 
 
 class BertPreTrainedModel(nn.Module):
@@ -107,7 +154,8 @@ class BertPreTrainedModel(nn.Module):
         or where to read one), `state_dict` (weights at hand, in place of the file's),
         `output_loading_info` (also return what did not fit), the download arguments of the contract;
         any other overrides the config attribute of its name, or goes to the model.
-        Raises UserError when there is no such model, or with a list of missing and misshapen keys.
+        Raises UserError when there is no such model, when its config.json or its weights are damaged or absurd (before
+        anything of such a size is allocated), or with a list of missing and misshapen keys.
         """
         config = kwargs.pop("config", None)
         state_dict = kwargs.pop("state_dict", None)
@@ -117,12 +165,17 @@ class BertPreTrainedModel(nn.Module):
         if not isinstance(config, PretrainedConfig):
             source = config if config is not None else name_or_path
             config, kwargs = cls.config_class.from_pretrained(source, return_unused_kwargs=True, **download, **kwargs)
-        model = cls(config, *model_args, **kwargs)
+        config.validate(f"config.json of {config.name_or_path}" if config.name_or_path else "config")
 
         source = "state_dict"
         if state_dict is None:
             source = pretrained_file(str(name_or_path), (SAFE_WEIGHTS_NAME, WEIGHTS_NAME), **download)
             state_dict = load_tensors(source)
+        held = numbers_held(state_dict.values())
+        if config.num_parameters() > held + SPARE_NUMBERS:  # before anything of that size is allocated
+            raise UserError(f"the weights in {source} are {held:,} numbers, and a model with this config.json has "
+                            f"{config.num_parameters():,}: they do not fit. Fetch both from one model.")
+        model = cls(config, *model_args, **kwargs)
         loading_info = model._load_pretrained(state_dict, source)
         model.eval()
         return (model, loading_info) if output_loading_info else model
@@ -130,17 +183,24 @@ class BertPreTrainedModel(nn.Module):
     def _load_pretrained(self, state_dict, source):
         """Copy a checkpoint's tensors into this model; return what was left over."""
         own = self.state_dict()
-        found = {from_hugging_face(key): tensor for key, tensor in state_dict.items()}
+        found = {from_hugging_face(str(key)): tensor for key, tensor in state_dict.items() if is_dense(tensor)}
         found.pop("position_ids", None)  # a constant, not a weight
         own.pop("position_ids", None)
 
-        missing = sorted(own.keys() - found.keys())
-        misshapen = [f"{key}: {tuple(found[key].shape)} in the file, {tuple(own[key].shape)} in the model"
-                     for key in sorted(own.keys() & found.keys()) if found[key].shape != own[key].shape]
-        if missing or misshapen:
-            raise UserError("\n  ".join(
-                [f"the weights in {source} do not fit {type(self).__name__} with this config.json:"]
-                + [f"missing {key}" for key in missing] + [f"misshapen {line}" for line in misshapen]))
+        wrong = [f"missing {key}" for key in sorted(own.keys() - found.keys())]
+        for key in sorted(own.keys() & found.keys()):
+            if found[key].shape != own[key].shape:
+                wrong.append(f"misshapen {key}: {tuple(found[key].shape)} in the file, {tuple(own[key].shape)} in the "
+                             "model")
+            elif found[key].dtype not in WEIGHT_DTYPES:
+                wrong.append(f"no real numbers {key}: {found[key].dtype} in the file, {own[key].dtype} in the model")
+        if wrong:
+            more = [f"and {len(wrong) - MISFITS:,} more"] if len(wrong) > MISFITS else []
+            raise UserError("\n  ".join([f"the weights in {source} do not fit {type(self).__name__} with this "
+                                         "config.json:", *wrong[:MISFITS], *more]))
+        for key in own:
+            if not torch.stack(found[key].aminmax()).isfinite().all():
+                raise UserError(f"the weights in {source} are damaged: {key} holds NaN or infinity. Fetch them again.")
 
         self.load_state_dict({key: found[key] for key in own}, strict=False)
         # The heads of pre-training (cls.*) are expected to be there and of no use here.

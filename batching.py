@@ -17,9 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch.utils.data import Sampler
 
+from downloads import default_cache_dir
 from files import atomic_write
 from tokenizer import SETTINGS, BertTokenizer
-from utils import default_cache_dir
 
 # Padded tokens a batch may hold. bert-base trains on 8,192 in fp32 within 16 GB of memory.
 MAX_TOKENS_TRAIN, MAX_TOKENS_EVAL, MAX_TOKENS_EVAL_GPU = 8192, 16384, 32768
@@ -120,14 +120,24 @@ def token_cache_path(texts, tokenizer):
     return default_cache_dir() / "tokens" / f"{key}.safetensors"
 
 
-def load_tokens(path):
-    """Return the Sequences in a file of the cache; None if there is none, or one that is damaged or misplaced."""
+def load_tokens(path, rows, vocab_size):
+    """Return the Sequences in a file of the cache; None if there is none, or one that is damaged or misplaced.
+
+    What others wrote may have the right digest and still not be `rows` rows of ids below `vocab_size`.
+    """
     try:
         with safe_open(path, "numpy") as file:
+            (length,), (count,) = (file.get_slice(name).get_shape() for name in ("ids", "offsets"))
+            if count != rows + 1 or {file.get_slice(name).get_dtype() for name in ("ids", "offsets")} != {"I32", "I64"}:
+                return None
             tokens, metadata = Sequences(file.get_tensor("ids"), file.get_tensor("offsets")), file.metadata()
-    except (OSError, SafetensorError):
+    except (OSError, ValueError, SafetensorError):
         return None
     if metadata != {"key": path.stem, "sha256": token_digest(tokens.ids, tokens.offsets)}:
+        return None
+    if tokens.ids.dtype != np.int32 or tokens.offsets[0] != 0 or tokens.offsets[-1] != length:
+        return None
+    if (tokens.lengths() < 0).any() or (length and not 0 <= tokens.ids.min() <= tokens.ids.max() < vocab_size):
         return None
     with contextlib.suppress(OSError):  # a folder that may only be read serves as well
         os.utime(path)
@@ -158,7 +168,7 @@ def tokenize(texts, tokenizer):
     cached = (len(texts) >= TOKEN_CACHE_TEXTS and os.environ.get("MINBERT_TOKEN_CACHE") != "0"
               and type(tokenizer) is BertTokenizer)  # another's ids may depend on what the key does not hold
     path = token_cache_path(texts, tokenizer) if cached else None
-    tokens = load_tokens(path) if cached else None
+    tokens = load_tokens(path, len(texts), len(tokenizer)) if cached else None
     if tokens is None:
         ids, offsets = array.array("i"), array.array("q", [0])
         for text in texts:

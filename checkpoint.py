@@ -11,19 +11,28 @@ import subprocess
 from contextlib import contextmanager
 from functools import cache
 from itertools import count
+from numbers import Real
 from types import SimpleNamespace
 
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
+from base_bert import load_pickle, numbers_held
 from bert import BertModel
-from config import BertConfig
+from config import BertConfig, check_choice, check_number, read_json
 from distributed import gather, is_main, launch, world_size
-from files import UserError, atomic_write
+from files import UserError, atomic_write, existing_folder, is_device, remedy, require_writable
 
 # The spring 2024 edition's --fine-tune-mode and the --option it means.
 FINE_TUNE_MODES = {"last-linear-layer": "pretrain", "full-model": "finetune"}
+# What the settings in a checkpoint may be, where they are there: words, and (least, most, kind) of numbers.
+STORED_CHOICES = {"option": ("pretrain", "finetune"), "fine_tune_mode": tuple(FINE_TUNE_MODES),
+                  "pooling": ("cls", "mean", "pooler"), "pair_encoding": ("cross", "bi"),
+                  "pair_score": ("concat", "cosine"), "tasks": ("sst", "para", "sts"),
+                  "truncation": ("head", "tail", "head+tail")}
+STORED_NUMBERS = {"hidden_dropout_prob": (0, 1, Real), "encoder_dropout_prob": (0, 1, Real),
+                  "num_labels": (1, 10_000), "max_length": (1, 10**9)}
 
 
 def plain(value):
@@ -104,18 +113,57 @@ def save_model(model, optimizer, args, config, filepath, **more):
     }
     if more:  # a checkpoint to go on from
         contents.update(more, processes_rng=states)
-    try:
+    with Run(getattr(args, "run_dir", None)).writing(filepath):
         with atomic_write(filepath, "wb") as file:
             torch.save(contents, file)
-        with atomic_write(os.path.splitext(filepath)[0] + ".json") as file:
+        with atomic_write(beside_checkpoint(filepath)) as file:
             json.dump({"args": contents["args"], **environment()}, file, indent=2, sort_keys=True)
             file.write("\n")
-    except (OSError, RuntimeError) as error:  # torch makes a RuntimeError of what the file raised
-        last = Run(getattr(args, "run_dir", None)).last
-        kept = f"; {last} is whole, --resume goes on from it" if last and os.path.exists(last) else ""
-        raise UserError(f"{filepath} cannot be written ({error}): make room{kept}") from error
     if not more:
         print(f"save the model to {filepath}")
+
+
+def beside_checkpoint(filepath):
+    """Return the name of the file that records a checkpoint's arguments."""
+    return os.path.splitext(filepath)[0] + ".json"
+
+
+def checkpoint_bytes(model, args):
+    """Return about how large best.pt and last.pt will be.
+
+    Both hold the weights and, of those that are trained, AdamW's two moments; last.pt the average of --ema too.
+    """
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    return weights + 2 * trained, weights + (3 if args.ema else 2) * trained
+
+
+def require_room(model, args):
+    """Raise UserError, with the numbers, unless the run's checkpoints can be written and their disk has room for them.
+
+    Each is written whole beside the one that it replaces.
+    """
+    run = Run(args.run_dir)
+    if not is_main():
+        return
+    require_writable([args.filepath])
+    disks = {}  # number of a file system -> a folder on it, the sizes of the files there, the bytes that they replace
+    for path, size in zip((args.filepath, run.last), checkpoint_bytes(model, args), strict=True):
+        if path and not is_device(path):
+            folder = existing_folder(path)
+            _, sizes, replaced = disks.setdefault(os.stat(folder).st_dev, (folder, [], []))
+            sizes.append(size)
+            replaced.append(os.path.getsize(path) if os.path.exists(path) else 0)
+    for folder, sizes, replaced in disks.values():
+        needed, free = sum(sizes) + max(sizes), shutil.disk_usage(folder).free
+        if needed > free and (args.resume or run.finished()):  # an unfinished run moves aside and stays
+            needed -= sum(replaced)
+        if needed > free:
+            raise UserError(
+                f"not enough room in {folder}: the run's checkpoints take {needed / 2**20:.0f} MiB "
+                f"({' + '.join(f'{size / 2**20:.0f}' for size in sizes)}, and the largest once more while it is "
+                f"written), and {free / 2**20:.0f} MiB are free; make room, name a --run_dir on another disk, or keep "
+                "the best weights alone with --filepath PATH in place of --run_dir")
 
 
 @cache
@@ -137,10 +185,50 @@ def load_checkpoint(filepath):
     if not os.path.isfile(filepath):
         raise UserError(f"no checkpoint {filepath}; train first, or name one with --filepath")
     try:
-        saved = torch.load(filepath, map_location="cpu", weights_only=True)
-        return {**saved, **{name: saved[name] for name in ("model", "optim", "args", "model_config")}}
-    except Exception as error:  # whatever a damaged or hostile file provokes; torch's message would advise to trust it
+        saved = load_pickle(filepath, "Train again.")
+        parts = {name: dict(saved[name]) for name in ("model", "optim", "args", "model_config")}
+        saved = {**saved, **parts}
+    except (UserError, LookupError, TypeError, ValueError) as error:
         raise UserError(f"{filepath} is not a checkpoint of this project, or is damaged; train again") from error
+    check_stored(filepath, saved)
+    return saved
+
+
+def check_stored(filepath, saved):
+    """Raise UserError unless a checkpoint's settings are valid and its weights as many as those of its BERT."""
+    for part in ("model_config", "args"):
+        source = f"{filepath}: {part}"
+        for name, value in saved[part].items():
+            if name in STORED_CHOICES and value is not None:
+                by_task = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+                for choice in by_task:
+                    check_choice(source, name, choice, STORED_CHOICES[name])
+            elif name in STORED_NUMBERS and value is not None and not isinstance(value, dict):
+                check_number(source, name, value, *STORED_NUMBERS[name])
+            elif name == "pretrained" and not isinstance(value, str):
+                raise UserError(f"{source}: pretrained is {type(value).__name__} and must be the name of a model")
+    stored = saved["model_config"].get("bert_config")
+    if stored is not None:
+        source = f"{filepath}: bert_config"
+        if not isinstance(stored, dict):
+            raise UserError(f"{source} is {type(stored).__name__} and must be a dict")
+        BertConfig.check_names(source, stored)
+        config = BertConfig.from_dict(stored)
+        config.validate(source)
+        held = numbers_held(saved["model"].values())
+        if config.num_parameters() > held:  # before anybody allocates as much
+            raise UserError(f"{source} is of {config.num_parameters():,} weights, and the file holds {held:,}; train "
+                            "again")
+
+
+@contextmanager
+def restoring(filepath):
+    """Return the context in which a model or a run is made of what a checkpoint holds; UserError if it does not fit."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError) as error:
+        raise UserError(f"{filepath} does not hold what its own settings, or this run, need ({type(error).__name__}: "
+                        f"{' '.join(str(error).split())[:500]}); train again") from error
 
 
 def with_stored(args, saved, names):
@@ -160,6 +248,7 @@ class Run:
         self.folder = folder
         self.last, self.metrics, self.arguments = (
             os.path.join(folder, name) if folder else None for name in ("last.pt", "metrics.jsonl", "args.json"))
+        self.lock = f"{os.path.abspath(folder)}.lock" if folder else None  # beside it: the folder may move aside
 
     def stored_arguments(self):
         """Return {"args": resolved arguments, "given": those of the command line, "launch": torchrun's or None}.
@@ -168,14 +257,32 @@ class Run:
         """
         if not self.folder or not os.path.isfile(self.arguments):
             return {"args": {}, "given": {}, "launch": None}
+        advice = "name the flags of the run again without --resume, in another --run_dir"
+        stored = read_json(self.arguments, advice)
         try:
-            with open(self.arguments, encoding="utf-8") as file:
-                stored = json.load(file)
             return {"args": dict(stored["args"]), "given": dict(stored["args"].get("given") or {}),
                     "launch": stored.get("launch")}
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{self.arguments} is damaged ({error}); name the flags of the run again without "
-                            "--resume, in another --run_dir") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{self.arguments} is damaged ({error}); {advice}") from error
+
+    def paths(self):
+        """Return the files that a run writes into the folder, but for the best checkpoint."""
+        return [os.path.join(self.folder, name) for name in (
+            "last.pt", "last.json", "metrics.jsonl", "args.json", "diverged.json")] if self.folder else []
+
+    @contextmanager
+    def writing(self, path):
+        """Return the context in which a failure to write `path` becomes one UserError, with what is still there."""
+        try:
+            yield
+        except (OSError, RuntimeError) as error:  # torch makes a RuntimeError of what the file raised
+            whole = self.last and os.path.exists(self.last)
+            kept = f"; {self.last} is whole, --resume goes on from it" if whole else ""
+            cause = error
+            while cause.__context__ is not None and not isinstance(cause, OSError):
+                cause = cause.__context__
+            reason = getattr(cause, "strerror", None) or error
+            raise UserError(f"{path} cannot be written ({reason}): {remedy(cause)}{kept}") from error
 
     @contextmanager
     def locked(self):
@@ -183,8 +290,8 @@ class Run:
         if not self.folder or not is_main():
             yield
             return
-        os.makedirs(os.path.dirname(os.path.abspath(self.folder)), exist_ok=True)
-        lock = FileLock(f"{os.path.abspath(self.folder)}.lock", timeout=0)  # beside it: the folder may move aside
+        os.makedirs(os.path.dirname(self.lock), exist_ok=True)
+        lock = FileLock(self.lock, timeout=0)
         try:
             lock.acquire()
         except Timeout as error:
@@ -194,6 +301,12 @@ class Run:
             yield
         finally:
             lock.release()
+
+    def require_free(self):
+        """Raise UserError if another process trains in this folder; the lock of a dead one does not count."""
+        if self.folder and os.path.exists(self.lock):
+            with self.locked():
+                pass
 
     def begin(self, args, device):
         """Make the folder and write args.json.
@@ -229,30 +342,35 @@ class Run:
     def write_arguments(self, args, device):
         """Write args.json: the resolved arguments, commit, versions, device and number of processes."""
         if self.folder and is_main():
-            with atomic_write(self.arguments) as file:
+            with self.writing(self.arguments), atomic_write(self.arguments) as file:
                 json.dump({"args": plain(args), "device": device_name(device), "processes": world_size(),
                            "launch": launch(), **environment()}, file, indent=2, sort_keys=True)
                 file.write("\n")
 
     def log(self, **fields):
-        """Append one line to metrics.jsonl."""
+        """Append one line to metrics.jsonl, whole or not at all."""
         if self.folder and is_main():
-            with open(self.metrics, "a", encoding="utf-8") as file:
-                file.write(json.dumps(fields) + "\n")
+            before = os.path.getsize(self.metrics) if os.path.exists(self.metrics) else 0
+            with self.writing(self.metrics):
+                try:
+                    with open(self.metrics, "a", encoding="utf-8") as file:
+                        file.write(json.dumps(fields) + "\n")
+                except OSError:
+                    self.cut(before)
+                    raise
 
     def length(self):
         """Return the size of metrics.jsonl in bytes, with all of it on the disk."""
         if not self.folder or not os.path.exists(self.metrics):
             return 0
-        with open(self.metrics, "ab") as file:
+        with self.writing(self.metrics), open(self.metrics, "ab") as file:
             os.fsync(file.fileno())
             return file.tell()
 
     def cut(self, length):
         """Drop the lines of metrics.jsonl past `length` bytes."""
-        if self.folder and is_main():
-            with open(self.metrics, "ab") as file:
-                file.truncate(min(length, file.tell()))
+        if self.folder and is_main() and os.path.exists(self.metrics):
+            os.truncate(self.metrics, min(length, os.path.getsize(self.metrics)))
 
 
 def device_name(device):

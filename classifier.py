@@ -10,9 +10,20 @@ import torch.nn as nn
 from torch.utils.data import Dataset
 
 import distributed
-from arguments import ArgumentParser, add_arguments, note_weights, parse, with_defaults, with_run_dir
+from arguments import (
+    ArgumentParser,
+    add_arguments,
+    check_tokenizer,
+    note_length,
+    note_weights,
+    parse,
+    path_name,
+    require_outputs,
+    with_defaults,
+    with_run_dir,
+)
 from batching import MAX_TOKENS_TRAIN, bucket_loader
-from checkpoint import Run, load_checkpoint, load_encoder, read_config, save_model, with_stored
+from checkpoint import Run, load_checkpoint, load_encoder, read_config, require_room, restoring, save_model, with_stored
 from datasets import SentenceClassificationDataset, SentenceClassificationTestDataset
 from engine import SEEN_ROWS, autocast, fit, make_optimizer, to_device
 from evaluation import (
@@ -104,9 +115,9 @@ class FrozenFeatures(Dataset):
                 "sents": list(sents), "sent_ids": list(sent_ids)}
 
 
-def load_data(filename, flag="train"):
+def load_data(filename, flag="train", skip_bad_rows=False):
     """Read a sentiment file: (rows, number of labels) when `flag` is "train", rows for "valid" and "test"."""
-    rows = read_rows(filename, SENTIMENT, labelled=flag != "test")
+    rows = read_rows(filename, SENTIMENT, labelled=flag != "test", skip_bad_rows=skip_bad_rows)
     return (rows, len({row[1] for row in rows})) if flag == "train" else rows
 
 
@@ -132,9 +143,9 @@ def train(args):
     args = with_defaults(args, get_parser())
     seed_everything(args.seed)
     device = get_device(args.use_gpu)
-    train_rows, num_labels = load_data(args.train, "train")
+    train_rows, num_labels = load_data(args.train, "train", args.skip_bad_rows)
     train_data = SentimentDataset(train_rows, args)
-    dev_data = SentimentDataset(load_data(args.dev, "valid"), args)
+    dev_data = SentimentDataset(load_data(args.dev, "valid", args.skip_bad_rows), args)
 
     stray = {row[1] for row in (*train_rows, *dev_data.dataset)} - set(range(num_labels))
     if stray:
@@ -146,6 +157,9 @@ def train(args):
                              pretrained=args.pretrained)
     model = BertSentimentClassifier(config).to(device)
     config.hidden_size = model.bert.config.hidden_size
+    require_room(model, args)
+    check_tokenizer(args, model)
+    note_length(args, model)
     if args.option == "pretrain":
         with autocast(device, args.precision):
             train_data, dev_data = (FrozenFeatures(data, model, device) for data in (train_data, dev_data))
@@ -176,13 +190,14 @@ def test(args):
     device = get_device(args.use_gpu)
     saved = load_checkpoint(args.filepath)
     args = with_stored(args, saved, ("pretrained", "max_length", "truncation"))
-    model = BertSentimentClassifier(saved["model_config"])
-    model.load_state_dict(saved["model"])
-    model = model.to(device)
+    with restoring(args.filepath):
+        model = BertSentimentClassifier(saved["model_config"])
+        model.load_state_dict(saved["model"])
+    check_tokenizer(args, model.to(device))
     print(f"load model from {args.filepath}")
 
-    dev_data = SentimentDataset(load_data(args.dev, "valid"), args)
-    test_data = SentimentTestDataset(load_data(args.test, "test"), args)
+    dev_data = SentimentDataset(load_data(args.dev, "valid", args.skip_bad_rows), args)
+    test_data = SentimentTestDataset(load_data(args.test, "test", args.skip_bad_rows), args)
     with autocast(device, args.precision):
         acc, _, dev_pred, _, _, dev_ids = model_eval(bucket_loader(dev_data), model, device)
         test_pred, _, test_ids = model_test_eval(bucket_loader(test_data), model, device)
@@ -200,8 +215,9 @@ def get_parser():
     parser = ArgumentParser(description=__doc__)
     add_arguments(parser, LEARNING_RATES)
     parser.add_argument("--dataset", choices=("sst", "cfimdb", "all"), default="all", help="what to train on, in turn")
-    parser.add_argument("--data_dir", default="data", help="folder of the course's files")
-    parser.add_argument("--predictions_dir", default="predictions", help="folder for the prediction files")
+    parser.add_argument("--data_dir", type=path_name, default="data", help="folder of the course's files")
+    parser.add_argument("--predictions_dir", type=path_name, default="predictions",
+                        help="folder for the prediction files")
     return parser
 
 
@@ -234,6 +250,9 @@ def data_sets(args):
     """
     stored = Run(args.run_dir).stored_arguments()["args"] if args.resume else {}
     if "data_set" in stored:
+        if args.given.get("dataset", stored["data_set"]) not in (stored["data_set"], "all"):
+            raise UserError(f"--dataset {args.dataset}: the run in {args.run_dir} is that of {stored['data_set']}; "
+                            "leave the flag out, or name another --run_dir")
         return (stored["data_set"],), False
     return (("sst", "cfimdb"), True) if args.dataset == "all" else ((args.dataset,), False)
 
@@ -242,6 +261,7 @@ def main():
     """Train and predict on each data set asked for, and print the dev accuracies."""
     parser = get_parser()
     args = with_defaults(parser.parse_args(), parser)
+    args.given = parser.given(sys.argv[1:])
     if args.filepath and args.dataset == "all":
         parser.error("--filepath names one checkpoint: give it with --dataset sst or --dataset cfimdb")
     distributed.start(args.use_gpu)
@@ -249,6 +269,8 @@ def main():
     names, apart = data_sets(args)
     runs = {name: get_args(name=name, apart=apart) for name in names}
     require_files(path for run in runs.values() for path in (run.train, run.dev, run.test))
+    for run in runs.values():
+        require_outputs(run, (run.train, run.dev, run.test), (run.dev_out, run.test_out))
     accuracies = {}
     for name, run in runs.items():
         print(f"{name}: {run.option}")

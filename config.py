@@ -2,14 +2,61 @@
 
 import json
 import os
+from numbers import Integral, Real
+from reprlib import repr as shortened
 from urllib.parse import urljoin
 
-from files import UserError, atomic_write
-from utils import CONFIG_NAME, is_remote_url, pretrained_file
+from downloads import CONFIG_NAME, is_remote_url, pretrained_file
+from files import UserError, atomic_write, named
 
 # What from_pretrained hands to the download and not to the model.
 DOWNLOAD_ARGUMENTS = ("cache_dir", "force_download", "resume_download", "proxies", "local_files_only",
                       "use_auth_token", "revision", "mirror")
+MAX_JSON_BYTES = 2**22  # of a config.json and its like, which have some hundred
+
+# The largest architecture that is taken for one: the names of sizes and what they may be at most.
+MAX_SIZES = {"vocab_size": 10**7, "hidden_size": 10**5, "num_hidden_layers": 200, "num_attention_heads": 10**5,
+             "intermediate_size": 10**6, "max_position_embeddings": 10**6, "type_vocab_size": 10**4}
+
+
+def read_json(path, advice="fetch it again"):
+    """Return the JSON object in a file; raise UserError when there is something else or more than MAX_JSON_BYTES."""
+    with named(path), open(path, "rb") as file:
+        content = file.read(MAX_JSON_BYTES + 1)
+    if len(content) > MAX_JSON_BYTES:
+        raise UserError(f"{path} has more than {MAX_JSON_BYTES:,} bytes, which no such file needs; {advice}")
+    try:
+        found = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_unique)
+    except RecursionError as error:
+        raise UserError(f"{path} is nested too deeply to be read; {advice}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}); {advice}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} must hold one JSON object, not {type(found).__name__}; {advice}")
+    return found
+
+
+def _unique(pairs):
+    """Return a JSON object as a dict; raise ValueError when a key stands there twice: which one would count?"""
+    found = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {shortened(key)} stands there twice")
+        found[key] = value
+    return found
+
+
+def check_number(source, name, value, least, most, kind=Integral):
+    """Raise UserError unless a setting is a number of the kind, Integral or Real, from `least` to `most`."""
+    if isinstance(value, bool) or not isinstance(value, kind) or not least <= value <= most:
+        what = "an integer" if kind is Integral else "a number"
+        raise UserError(f"{source}: {name} is {shortened(value)} and must be {what} from {least:,} to {most:,}")
+
+
+def check_choice(source, name, value, choices):
+    """Raise UserError unless a setting is one of the choices, which are all of one type."""
+    if type(value) is not type(choices[0]) or value not in choices:
+        raise UserError(f"{source}: {name} is {shortened(value)} and must be {' or '.join(map(repr, choices))}")
 
 
 class PretrainedConfig:
@@ -45,14 +92,16 @@ class PretrainedConfig:
         else:
             source = name_or_path
         path = pretrained_file(source, (CONFIG_NAME,), **download)
-        try:
-            with open(path, encoding="utf-8") as file:
-                config_dict = json.load(file)
-        except ValueError as error:
-            raise UserError(f"{path} is not JSON ({error}); fetch the file again") from error
-        if not isinstance(config_dict, dict):
-            raise UserError(f"{path} must hold one JSON object, not {type(config_dict).__name__}; fetch it again")
+        config_dict = read_json(path)
+        cls.check_names(path, config_dict)
         return config_dict, kwargs
+
+    @classmethod
+    def check_names(cls, source, names):
+        """Raise UserError for a name that as an attribute would hide a method, or change the class."""
+        for name in names:
+            if not isinstance(name, str) or name == "self" or name[:2] == "__" or callable(getattr(cls, name, None)):
+                raise UserError(f"{source}: {shortened(name)} is no name for a setting; get the file again")
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
@@ -70,6 +119,13 @@ class PretrainedConfig:
     def to_dict(self):
         """Return the attributes as a plain dict, ready for JSON and for `from_dict`."""
         return {**vars(self), "model_type": self.model_type}
+
+    def validate(self, source):
+        """Raise UserError for a setting that no model can be built of; here any will do."""
+
+    def num_parameters(self):
+        """Return how many numbers the model's weights are at least; here nothing is known of them."""
+        return 0
 
     def save_pretrained(self, directory):
         """Write `config.json` into `directory`, which is made when absent."""
@@ -121,3 +177,25 @@ class BertConfig(PretrainedConfig):
         self.gradient_checkpointing = gradient_checkpointing
         self.position_embedding_type = position_embedding_type
         self.use_cache = use_cache
+
+    def validate(self, source):
+        """Raise UserError, naming `source`, the setting and what is valid, unless `BertModel` can be built of it."""
+        for name, most in MAX_SIZES.items():
+            check_number(source, name, getattr(self, name), 1, most)
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "layer_norm_eps"):
+            check_number(source, name, getattr(self, name), 0, 1, Real)
+        if self.pad_token_id is not None:
+            check_number(source, "pad_token_id", self.pad_token_id, 0, self.vocab_size - 1)
+        check_choice(source, "hidden_act", self.hidden_act, ("gelu",))
+        check_choice(source, "position_embedding_type", self.position_embedding_type, ("absolute",))
+        check_choice(source, "gradient_checkpointing", self.gradient_checkpointing, (False, True))
+        if self.hidden_size % self.num_attention_heads:
+            raise UserError(f"{source}: hidden_size is {self.hidden_size} and must be a multiple of "
+                            f"num_attention_heads, {self.num_attention_heads}")
+
+    def num_parameters(self):
+        """Return how many numbers the weights of `BertModel` are."""
+        C, wide = self.hidden_size, self.intermediate_size
+        embeddings = (self.vocab_size + self.max_position_embeddings + self.type_vocab_size + 2) * C
+        layer = 4 * (C * C + C) + 2 * C * wide + wide + C + 4 * C
+        return embeddings + self.num_hidden_layers * layer + C * C + C

@@ -7,13 +7,13 @@ import torch
 from torch.utils.data import Dataset
 
 from batching import join, tokenize, truncate
+from downloads import default_cache_dir
 from reading import (  # noqa: F401 - names of the course's datasets.py
     load_multitask_data,
     load_multitask_test_data,
     preprocess_string,
 )
 from tokenizer import BertTokenizer
-from utils import default_cache_dir
 
 TRUNCATIONS = ("head", "tail", "head+tail")
 

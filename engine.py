@@ -9,18 +9,16 @@ import dataclasses
 import json
 import math
 import os
-import shutil
 import signal
-import sys
 import time
 
 import torch
-from tqdm import tqdm
 
 import distributed
-from checkpoint import Run, load_checkpoint, restore_random_states
+from checkpoint import Run, load_checkpoint, restore_random_states, restoring
 from extensions import GRADIENTS, PARAMETER_GROUPS, PENALTIES, from_spec
 from extensions._cpu import fit_threads, keep_freed_memory
+from extensions._progress import MeanLosses, Progress, note_idle_flags
 from extensions._signals import StopNow, StopSignal
 from extensions.cuda_graphs import GraphedStep
 from extensions.ema import ExponentialMovingAverage
@@ -95,81 +93,6 @@ def set_learning_rates(optimizer, factor):
     """Give every parameter group `factor` times the learning rate that it began with."""
     for group in optimizer.param_groups:
         group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
-
-
-class Progress:
-    """A tqdm bar with loss, examples/s and ETA on a terminal; elsewhere a plain line now and then."""
-
-    def __init__(self, total, label):
-        self.total, self.label = total, label
-        on_terminal = (sys.stderr.isatty() and shutil.get_terminal_size((0, 0)).columns > 0
-                       and distributed.is_main())
-        # Narrower than tqdm's own, so that the losses of three tasks fit into 80 columns.
-        self.bar = tqdm(total=total, desc=label, bar_format="{desc} {n_fmt}/{total_fmt} {elapsed}<{remaining}{postfix}",
-                        ) if on_terminal else None
-        self.interval = 20 if self.bar is None else 1  # seconds between two looks at the losses
-        self.steps = self.examples = 0
-        self.start = self.last = time.monotonic()
-
-    def advance(self, examples):
-        """Count one step of that many examples."""
-        self.steps += 1
-        self.examples += examples
-        if self.bar is not None:
-            self.bar.update()
-
-    def due(self):
-        """Tell whether it is time to show the losses again: seldom, as reading them waits for the device."""
-        return time.monotonic() - self.last >= self.interval
-
-    def show(self, losses):
-        """Show the mean losses so far, {task: loss}."""
-        self.last = time.monotonic()
-        seconds = self.last - self.start
-        text = f"{' '.join(f'{task} {loss:.3f}' for task, loss in losses.items())}, {self.examples / seconds:.0f}"
-        if self.bar is not None:
-            self.bar.set_postfix_str(f"{text} examples/s")
-        else:
-            left = seconds / self.steps * (self.total - self.steps)
-            print(f"{self.label}: step {self.steps}/{self.total}, loss {text} examples/s, {left:.0f} s left",
-                  flush=True)
-
-    def rate(self):
-        """Return examples a second."""
-        return round(self.examples / (time.monotonic() - self.start), 1)
-
-    def close(self):
-        """End the bar."""
-        if self.bar is not None:
-            self.bar.close()
-
-
-class MeanLosses:
-    """Running means of the task losses, kept on the device until somebody looks."""
-
-    def __init__(self, sums=None, counts=None):
-        self.sums, self.counts = dict(sums or {}), dict(counts or {})
-
-    def add(self, losses):
-        """Take in the {task: loss} of a step."""
-        for task, loss in losses.items():
-            self.sums[task] = self.sums.get(task, 0) + loss
-            self.counts[task] = self.counts.get(task, 0) + 1
-
-    def means(self):
-        """Return {task: mean loss} as floats; this waits for the device."""
-        return {task: float(total) / self.counts[task] for task, total in self.sums.items()}
-
-    def merged(self, other):
-        """Return the means of both together."""
-        tasks = {**self.sums, **other.sums}
-        return MeanLosses({task: self.sums.get(task, 0.0) + float(other.sums.get(task, 0.0)) for task in tasks},
-                          {task: self.counts.get(task, 0) + other.counts.get(task, 0) for task in tasks})
-
-    def state(self):
-        """Return what the constructor takes, on the CPU."""
-        return {"sums": {task: total.cpu() if isinstance(total, torch.Tensor) else total
-                         for task, total in self.sums.items()}, "counts": dict(self.counts)}
 
 
 def task_loss(model, batch, loss, penalties):
@@ -290,6 +213,7 @@ class Training:
         self.total = min(sum(self.lengths), args.max_steps or math.inf)
         if not self.total:
             raise UserError("there is nothing to train on: no rows, or no epochs")
+        note_idle_flags(args, self.total)
         self.training_step = make_step(model, losses, optimizer, device, args)
         self.ema = ExponentialMovingAverage(model, args.ema) if args.ema else None
         self.at = Standing()
@@ -328,7 +252,8 @@ class Training:
         begun = distributed.restarted() and self.run.stored_arguments()["launch"] == distributed.launch()
         resume = self.args.resume or begun
         if distributed.gather(bool(resume and self.run.last and os.path.exists(self.run.last)))[0]:
-            self.restore(load_checkpoint(self.run.last))
+            with restoring(self.run.last):
+                self.restore(load_checkpoint(self.run.last))
             self.run.tidy()
             self.run.write_arguments(self.args, self.device)
             print(f"resume {self.run.folder} at step {self.at.step} of {self.total}")
@@ -444,7 +369,7 @@ class Training:
         if self.run.folder:
             path = os.path.join(self.run.folder, "diverged.json")
             if distributed.is_main():
-                with atomic_write(path) as file:
+                with self.run.writing(path), atomic_write(path) as file:
                     json.dump(found, file, indent=2)
             kept = "; the last checkpoint is as it was" if os.path.exists(self.run.last) else ""
             where = f" (all of them in {path}{kept})"

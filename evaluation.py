@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 import distributed
 from batching import EVAL_BATCH_SIZE, EVAL_BATCH_SIZE_GPU, MAX_TOKENS_EVAL, MAX_TOKENS_EVAL_GPU, bucket_loader
+from config import read_json
 from datasets import (
     SentenceClassificationDataset,
     SentenceClassificationTestDataset,
@@ -23,7 +24,7 @@ from datasets import (
     SentencePairTestDataset,
     load_multitask_data,
 )
-from files import atomic_write
+from files import UserError, alone_in, atomic_write, is_device
 
 TASKS = ("sst", "para", "sts")
 HEADERS = {
@@ -162,17 +163,29 @@ def write_predictions(path, header, ids, predictions_by_id):
         file.writelines(f"{sent_id} , {predictions_by_id[sent_id]} \n" for sent_id in ids)
 
 
+def records(paths):
+    """Return where `record_weights` notes what it is told of prediction files, a list."""
+    return list(dict.fromkeys(os.path.join(os.path.dirname(path), WEIGHTS_RECORD) for path in paths
+                              if not is_device(path)))
+
+
 def record_weights(path, pretrained):
-    """Note in weights.json, beside a prediction file, which pretrained weights it came from."""
-    record_path = os.path.join(os.path.dirname(path), WEIGHTS_RECORD)
-    record = {}
-    if os.path.exists(record_path):
-        with open(record_path, encoding="utf-8") as file:
-            record = json.load(file)
-    record[os.path.basename(path)] = pretrained
-    with atomic_write(record_path) as file:
-        json.dump(record, file, indent=2, sort_keys=True)
-        file.write("\n")
+    """Note in weights.json, beside a prediction file, which pretrained weights it came from.
+
+    A damaged record is begun anew. Of two scripts that write there at once none loses what the other noted.
+    """
+    for record_path in records([path]):
+        with alone_in(os.path.dirname(record_path) or "."):
+            record = {}
+            if os.path.exists(record_path):
+                try:
+                    record = read_json(record_path, "it is begun anew, and no longer tells what older files came from")
+                except UserError as damage:
+                    print(f"note: {damage}")
+            record[os.path.basename(path)] = pretrained
+            with atomic_write(record_path) as file:
+                json.dump(record, file, indent=2, sort_keys=True)
+                file.write("\n")
 
 
 def multitask_loaders(args, split, pair_encoding=None):
@@ -183,7 +196,7 @@ def multitask_loaders(args, split, pair_encoding=None):
     pair_encoding = pair_encoding or getattr(args, "pair_encoding", "bi")
     tasks = getattr(args, "tasks", TASKS)
     files = [getattr(args, f"{task}_{split}") if task in tasks else None for task in TASKS]
-    sst, _, para, sts = load_multitask_data(*files, split=split)
+    sst, _, para, sts = load_multitask_data(*files, split=split, skip_bad_rows=getattr(args, "skip_bad_rows", False))
     if split == "test":
         datasets = {"sst": SentenceClassificationTestDataset(sst, args), "para": SentencePairTestDataset(para, args),
                     "sts": SentencePairTestDataset(sts, args)}

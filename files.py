@@ -1,10 +1,29 @@
-"""How a script ends when its user made a mistake, and files that are written whole or not at all."""
+"""How a script begins and ends: flags, mistakes of its user; and files that are written whole or not at all."""
 
+import argparse
+import difflib
+import errno
 import os
 import secrets
 import sys
-from contextlib import contextmanager
+import traceback
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+# What to do about the errors of the system that a user can mend.
+REMEDIES = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room there, the quota is used up",
+    errno.EACCES: "change its permissions, or name another place",
+    errno.EPERM: "change its permissions, or name another place",
+    errno.EROFS: "the disk may not be written, name another place",
+    errno.EIO: "the disk or the way to it fails: try again, or name another place",
+    errno.EISDIR: "it is a folder, name a file",
+    errno.ENOTDIR: "what its path takes for a folder is a file, name another place",
+    errno.ENOENT: "name one that is there",
+    errno.ENAMETOOLONG: "give it a shorter name",
+    errno.EMFILE: "close other programs, or raise the limit with `ulimit -n`",
+}
 
 
 class UserError(Exception):
@@ -19,44 +38,121 @@ class Interrupted(Exception):
         self.code = 128 + signum
 
 
+class Debug(argparse.Action):
+    """--debug: errors come with their traceback, until the script ends."""
+
+    shown = False
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        Debug.shown = True
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with --debug, without abbreviations, and with the nearest flags to one that is not there."""
+
+    def __init__(self, **kwargs):
+        super().__init__(allow_abbrev=False, **kwargs)
+        self.add_argument("--debug", action=Debug, nargs=0, dest=argparse.SUPPRESS, default=argparse.SUPPRESS,
+                          help="show the traceback of an error too")
+
+    def parse_args(self, args=None, namespace=None):
+        args, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flags = [word.partition("=")[0] for word in unknown]
+            near = "".join(nearest(flag, self._option_string_actions) for flag in flags if flag.startswith("-"))
+            self.error(f"unknown: {' '.join(unknown)}{near}")
+        return args
+
+    def error(self, message):
+        """End the script with one message: the usage of seventy flags would hide it."""
+        self.exit(2, f"usage: {self.prog} [FLAG ...]; --help explains the flags\nerror: {message}\n")
+
+
+def nearest(word, words):
+    """Return "; did you mean A or B?" with what of `words` is most like `word`, or "" when nothing is."""
+    near = difflib.get_close_matches(word, list(words), n=2)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
 def run_script(main):
-    """Call `main()`; a `UserError` ends the script with its message and exit code 2, Ctrl-C with 130."""
+    """Call `main()`; a `UserError` ends the script with its message and exit code 2, Ctrl-C with 130.
+
+    After --debug, the traceback comes first.
+    """
+    Debug.shown = False
     try:
         return main()
     except Interrupted as interruption:
         print(interruption, file=sys.stderr)
         sys.exit(interruption.code)
-    except (UserError, OSError) as error:  # an OSError names its file: a full disk, a folder that may not be written
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        if Debug.shown:
+            traceback.print_exc()
+        print(f"error: {error if isinstance(error, UserError) else described(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
 
 
+def described(error):
+    """Return an OSError as a message that names the file and what to do."""
+    if error.errno is None:  # a library's own, with a text of its own
+        return str(error)
+    file = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+    return f"{file}{error.strerror}; {remedy(error)}"
+
+
+def remedy(error):
+    """Return what to do about an error in reading or writing a file."""
+    return REMEDIES.get(getattr(error, "errno", None), "make room there")
+
+
 @contextmanager
 def atomic_write(path, mode="w"):
     """Open a file that replaces `path` when the block ends and leaves it untouched when the block raises.
 
-    Parent folders are made. Text is UTF-8 with "\\n" line ends on every system.
+    Parent folders are made. Text is UTF-8 with "\\n" line ends on every system. An OSError names `path`.
     """
     path = Path(os.path.realpath(path))  # a link stays a link
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
-    if path.exists() and not path.is_file():  # /dev/null, a pipe: nothing to replace (a folder raises here)
-        with open(path, mode, **text) as file:
+    if is_device(path) or path.is_dir():  # nothing to replace (a folder raises here)
+        with named(path), open(path, mode, **text) as file:
             yield file
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = beside(path)
     try:
-        with open(temporary, mode.replace("w", "x"), **text) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
+        with named(path, temporary):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, mode.replace("w", "x"), **text) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_device(path):
+    """Tell whether `path` is neither a file nor a folder, but there: /dev/null, /dev/full, a pipe."""
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+
+
+def beside(path):
+    """Return a new name in the folder of `path`, for a file that will take its place."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+@contextmanager
+def named(path, temporary=None):
+    """Let an OSError of the system name `path`, where it names no file (a write that fails) or `temporary`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, str(temporary)):
+            error.filename, error.filename2 = str(path), None
+        raise
 
 
 def sync_folder(path):
@@ -67,3 +163,63 @@ def sync_folder(path):
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+@contextmanager
+def alone_in(folder):
+    """Wait until no other process is in this block for the same folder, made if absent, where the system can tell."""
+    os.makedirs(folder, exist_ok=True)
+    if os.name != "posix":
+        yield
+        return
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # not every file system has locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)  # and with it the lock
+
+
+def existing_folder(path):
+    """Return the nearest folder above `path` that is there, or the file that stands in its place."""
+    parent = Path(os.path.realpath(path)).parent
+    while not parent.exists():
+        parent = parent.parent
+    return parent
+
+
+def unwritable(paths):
+    """Return why files cannot be written, a line each; found out by trying, which leaves nothing there."""
+    problems = []
+    for path in paths:
+        try:
+            try_to_write(Path(os.path.realpath(path)))
+        except OSError as error:
+            problems.append(f"{path} cannot be written ({error.strerror}): {remedy(error)}")
+    return problems
+
+
+def try_to_write(path):
+    """Write a byte in the nearest folder above `path` that is there, under a name of its own; raises OSError."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if path.is_fifo():  # it waits for its reader
+        return
+    device = is_device(path)
+    trial = path if device else existing_folder(path) / beside(path).name
+    try:
+        with open(trial, "wb") as file:
+            file.write(b"\0")
+    finally:
+        if not device:
+            trial.unlink(missing_ok=True)
+
+
+def require_writable(paths):
+    """Raise UserError, naming them all, when some of the files cannot be written."""
+    problems = unwritable(paths)
+    if problems:
+        raise UserError("; ".join(problems))

@@ -4,6 +4,7 @@ Legend of the shape comments:  B batch · T tokens · C hidden size
 """
 
 import os
+import re
 import sys
 from types import SimpleNamespace
 
@@ -12,9 +13,21 @@ import torch.nn as nn
 
 import distributed
 import evaluation
-from arguments import ArgumentParser, add_arguments, note_weights, number, parse, with_defaults, with_run_dir
+from arguments import (
+    ArgumentParser,
+    add_arguments,
+    check_tokenizer,
+    note_length,
+    note_weights,
+    number,
+    parse,
+    path_name,
+    require_outputs,
+    with_defaults,
+    with_run_dir,
+)
 from batching import MAX_TOKENS_TRAIN, bucket_loader
-from checkpoint import load_checkpoint, load_encoder, read_config, save_model, with_stored
+from checkpoint import load_checkpoint, load_encoder, read_config, require_room, restoring, save_model, with_stored
 from datasets import SentenceClassificationDataset, SentencePairDataset, load_multitask_data
 from engine import SEEN_ROWS, autocast, fit, make_optimizer
 from evaluation import TASKS, model_eval_multitask, multitask_loaders, overall_score
@@ -203,7 +216,7 @@ def low_shot(rows, count, seed):
 def training_loaders(args):
     """Return {task: loader} of the training files over the tasks in args.tasks."""
     files = [getattr(args, f"{task}_train") if task in args.tasks else None for task in TASKS]
-    sst, _, para, sts = load_multitask_data(*files, split="train")
+    sst, _, para, sts = load_multitask_data(*files, split="train", skip_bad_rows=args.skip_bad_rows)
     sst, para, sts = (low_shot(rows, args.train_rows, args.seed) for rows in (sst, para, sts))
     data = {"sst": SentenceClassificationDataset(sst, args), "para": SentencePairDataset(para, args),
             "sts": SentencePairDataset(sts, args, isRegression=True)}
@@ -233,6 +246,9 @@ def train_multitask(args):
         pooling=args.pooling, pair_encoding=args.pair_encoding, pair_score=args.pair_score, max_length=args.max_length)
     model = MultitaskBERT(config).to(device)
     config.hidden_size = model.bert.config.hidden_size
+    require_room(model, args)
+    check_tokenizer(args, model)
+    note_length(args, model)
 
     loaders = training_loaders(args)
     for task, loader in loaders.items():
@@ -261,9 +277,10 @@ def test_multitask(args):
     device = get_device(args.use_gpu)
     saved = load_checkpoint(args.filepath)
     args = with_stored(args, saved, ("tasks", "pretrained", "max_length", "truncation"))
-    model = MultitaskBERT(saved["model_config"])
-    model.load_state_dict(saved["model"])
-    model = model.to(device)
+    with restoring(args.filepath):
+        model = MultitaskBERT(saved["model_config"])
+        model.load_state_dict(saved["model"])
+    check_tokenizer(args, model.to(device))
     print(f"load model from {args.filepath}")
 
     with autocast(device, args.precision):
@@ -290,11 +307,15 @@ def get_parser():
     parser.set_defaults(option="finetune", batch_size=32, hidden_dropout_prob=0.1)
     for task in TASKS:
         for split in ("train", "dev", "test"):
-            parser.add_argument(f"--{task}_{split}", metavar="PATH", help=f"the {task} {split} file")
+            parser.add_argument(f"--{task}_{split}", type=path_name, metavar="PATH",
+                                help=f"the {task} {split} file")
         for split in ("dev", "test"):
-            parser.add_argument(f"--{task}_{split}_out", metavar="PATH", help=f"where {task} {split} predictions go")
-    parser.add_argument("--data_dir", default="data", help="folder of the nine data files not named by a flag")
-    parser.add_argument("--predictions_dir", default="predictions", help="likewise of the six prediction files")
+            parser.add_argument(f"--{task}_{split}_out", type=path_name, metavar="PATH",
+                                help=f"where {task} {split} predictions go")
+    parser.add_argument("--data_dir", type=path_name, default="data",
+                        help="folder of the nine data files not named by a flag")
+    parser.add_argument("--predictions_dir", type=path_name, default="predictions",
+                        help="likewise of the six prediction files")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS, help="what to train and predict")
     parser.add_argument("--train_rows", type=number(int, 1), metavar="N", help="train on N random rows of each task")
     parser.add_argument("--task_batch_size", nargs="+", action="extend", metavar="TASK=N",
@@ -327,9 +348,9 @@ def parse_batch_sizes(specs):
     sizes = {}
     for spec in specs or []:
         task, _, rows = spec.partition("=")
-        if task not in TASKS or not rows.isdigit() or int(rows) < 1:
-            raise UserError(f"--task_batch_size {spec}: give TASK=N with TASK one of {', '.join(TASKS)} and N at "
-                            "least 1")
+        if task not in TASKS or not re.fullmatch("[0-9]{1,6}", rows) or int(rows) < 1:
+            raise UserError(f"--task_batch_size {spec}: give TASK=N with TASK one of {', '.join(TASKS)} and N from 1 "
+                            "to 999999")
         sizes[task] = int(rows)
     return sizes
 
@@ -364,7 +385,25 @@ def get_args(argv=None):
         argv = [*recipe, "--pretrained", "minilm", "--data_dir", os.path.join(ROOT, "data/sample"),
                 "--predictions_dir", os.path.join("predictions", "demo"),
                 "--run_dir", os.path.join("runs", "demo"), *argv]
-    return parse(get_parser(), complete, argv)
+    return parse(get_parser(), complete, argv, contradictions)
+
+
+def contradictions(args):
+    """Return what cannot be meant together in this script's flags, a line each."""
+    given, problems = args.given, []
+    if given.get("pair_score") == "cosine" and args.pair_encoding == "cross":
+        problems.append("--pair_score cosine compares two encodings, and --pair_encoding cross makes one of a pair: "
+                        "add --pair_encoding bi, or leave it out")
+    if len(given.get("tasks", ())) > len(args.tasks):
+        problems.append(f"--tasks {' '.join(given['tasks'])}: name each task once")
+    for task in TASKS:
+        if task not in args.tasks:
+            idle = [f"--{name}" for name in given if name.startswith(f"{task}_")]
+            idle += [f"--{name} {spec}" for name in ("pooling", "task_batch_size") for spec in given.get(name, ())
+                     if spec.startswith(f"{task}=")]
+            problems += [f"{flag} is for {task}, which is not among --tasks {' '.join(args.tasks)}: leave one of the "
+                         "two out" for flag in idle]
+    return problems
 
 
 def main():
@@ -372,7 +411,10 @@ def main():
     args = get_args()
     distributed.start(args.use_gpu)
     note_weights(args)
-    require_files(getattr(args, f"{task}_{split}") for task in args.tasks for split in ("train", "dev", "test"))
+    inputs = [getattr(args, f"{task}_{split}") for task in args.tasks for split in ("train", "dev", "test")]
+    require_files(inputs)
+    require_outputs(args, inputs, [getattr(args, f"{task}_{split}_out") for task in args.tasks
+                                   for split in ("dev", "test")])
     train_multitask(args)
     test_multitask(args)
     distributed.stop()

@@ -4,8 +4,6 @@
 for multitask_classifier.py's six. A submission with mistakes is refused with a list of them all.
 """
 
-import argparse
-import json
 import math
 import re
 import sys
@@ -13,8 +11,9 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
+from config import read_json
 from evaluation import HEADERS, WEIGHTS_RECORD
-from files import UserError, atomic_write, run_script
+from files import Parser, UserError, atomic_write, described, named, run_script, unwritable
 from reading import prediction_ids
 
 ROOT = Path(__file__).resolve().parent
@@ -23,7 +22,7 @@ ZIP_NAME = "cs224n_default_final_project_submission.zip"
 # What the two scripts cannot run without. Whatever code stands beside it is packed too, but for what tests need.
 CODE = (
     "arguments.py", "base_bert.py", "batching.py", "bert.py", "checkpoint.py", "classifier.py", "config.py",
-    "datasets.py", "distributed.py", "engine.py", "evaluation.py", "extensions/__init__.py", "files.py",
+    "datasets.py", "distributed.py", "downloads.py", "engine.py", "evaluation.py", "extensions/__init__.py", "files.py",
     "multitask_classifier.py", "optimizer.py", "reading.py", "tokenizer.py", "utils.py",
 )
 NOT_PACKED = ("conftest.py", "tests", "benchmarks")
@@ -32,12 +31,13 @@ NOT_PACKED = ("conftest.py", "tests", "benchmarks")
 OPTIONS = (("pretrain", "last-linear-layer"), ("finetune", "full-model"))
 DATA_FILES = {"sst": "ids-sst-{}.csv", "cfimdb": "ids-cfimdb-{}.csv", "para": "quora-{}.csv", "sts": "sts-{}.csv"}
 SPLITS = {"dev": "dev", "test": "test-student"}  # in the names of prediction files and of data files
+MAX_BYTES = 2**26  # of a file to pack: the largest prediction file has 2 MB
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 
 
 def is_finite(text):
-    """Tell whether the text is a decimal number; nan and inf are not."""
-    return NUMBER.fullmatch(text) is not None and math.isfinite(float(text))
+    """Tell whether the text is a decimal number of a sensible length; nan and inf are not."""
+    return len(text) < 100 and NUMBER.fullmatch(text) is not None and math.isfinite(float(text))
 
 
 # task -> (header, what a prediction must be, whether a text is one)
@@ -76,6 +76,18 @@ def some(items, what):
     return f"{len(items)} {what}: {shown}{', ...' if len(items) > 5 else ''}"
 
 
+def read(path):
+    """Return the bytes of a file to pack; raises UserError when it is no such file or cannot be read."""
+    try:
+        with named(path), open(path, "rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise UserError(described(error)) from error
+    if len(content) > MAX_BYTES:
+        raise UserError(f"{path}: more than {MAX_BYTES // 2**20} MiB, which is no file of a submission; move it away")
+    return content
+
+
 def problems_in(path, task, expected_ids):
     """Return what is wrong with one prediction file, a line each; none when it may be handed in.
 
@@ -83,7 +95,7 @@ def problems_in(path, task, expected_ids):
     """
     header, values, is_value = FORMATS[task]
     # Bytes count: no translation of line ends, and no traceback over bytes that are no UTF-8.
-    first, *rows = path.read_bytes().decode("utf-8", errors="replace").split("\n")
+    first, *rows = read(path).decode("utf-8", errors="replace").split("\n")
     problems = []
     if first + "\n" != header:
         problems.append(f"the header must be {header!r}, not {first[:80]!r}")
@@ -114,38 +126,53 @@ def problems_in(path, task, expected_ids):
     return problems
 
 
-def check(part, data_dir, predictions_dir):
+def check(part, data_dir, predictions_dir, out):
     """Return the paths of the part's prediction files; raise UserError with all that is wrong or missing."""
     problems = [f"{name}: missing from {ROOT}" for name in CODE if not (ROOT / name).is_file()]
-    paths, expected_ids = [], {}
+    predictions, expected_ids = {}, {}  # path -> (task, data file)
     for names, task, split in prediction_files(part):
-        found = [predictions_dir / name for name in names if (predictions_dir / name).is_file()]
+        found = [predictions_dir / name for name in names if (predictions_dir / name).exists()]
         if not found:
             script = "multitask_classifier.py" if len(names) == 1 else "classifier.py"
             problems.append(f"{predictions_dir / names[0]}: missing; {script} writes it")
         if len(found) > 1:
             problems.append(f"{found[0]} and {found[1]}: one prediction file under two names; remove the stale one")
-        paths += found
-
         data = data_dir / DATA_FILES[task].format(SPLITS[split])
+        predictions |= {path: (task, data) for path in found}
         if data not in expected_ids:
             try:
                 expected_ids[data] = prediction_ids(data)
-            except UserError as error:  # one line of the list
-                problems.append(str(error))
+            except (UserError, OSError) as error:  # one line of the list
+                problems.append(described(error) if isinstance(error, OSError) else str(error))
                 expected_ids[data] = None
-        if expected_ids[data] is not None:
-            problems += [f"{path}: {problem}" for path in found
-                         for problem in problems_in(path, task, expected_ids[data])]
+
+    members = list(members_of(predictions).values())
+    for path in members:
+        try:
+            read(path)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        task, data = predictions.get(path, (None, None))
+        if task and expected_ids[data] is not None:
+            problems += [f"{path}: {problem}" for problem in problems_in(path, task, expected_ids[data])]
+
+    if out.resolve() in {path.resolve() for path in (*members, *expected_ids)}:
+        problems.append(f"{out}: the zip would take the place of a file that it is made of; name another --out")
+    problems += unwritable([out])
     if problems:
         raise UserError("no zip was written, the submission is not ready:\n  - " + "\n  - ".join(problems))
-    return paths
+    return list(predictions)
 
 
 def warn_of_other_weights(paths, predictions_dir):
     """Print a warning for predictions that weights other than bert-base-uncased made, as far as it is recorded."""
-    record = predictions_dir / WEIGHTS_RECORD
-    weights_of = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    record, weights_of = predictions_dir / WEIGHTS_RECORD, {}
+    if record.exists():
+        try:
+            weights_of = read_json(record, "which weights made the predictions cannot be told")
+        except (UserError, OSError) as error:
+            print(f"warning: {described(error) if isinstance(error, OSError) else error}", file=sys.stderr)
     for path in paths:
         weights = weights_of.get(path.name, "bert-base-uncased")
         if weights != "bert-base-uncased":
@@ -153,24 +180,29 @@ def warn_of_other_weights(paths, predictions_dir):
                   "for grading", file=sys.stderr)
 
 
+def members_of(prediction_paths):
+    """Return {name in the zip: path} of code and predictions."""
+    members = {path.as_posix(): ROOT / path for path in code_files(ROOT)}
+    return members | {f"predictions/{path.name}": path for path in prediction_paths}
+
+
 def write_zip(out, prediction_paths):
     """Write code and predictions to the zip `out`; equal contents give equal bytes."""
-    members = {path.as_posix(): ROOT / path for path in code_files(ROOT)}
-    members |= {f"predictions/{path.name}": path for path in prediction_paths}
+    contents = {name: read(path) for name, path in members_of(prediction_paths).items()}
     with atomic_write(out, "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in sorted(members):
+        for name in sorted(contents):
             entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
             entry.compress_type = zipfile.ZIP_DEFLATED
             entry.create_system = 3  # Unix, so that the permissions count
             entry.external_attr = 0o644 << 16
-            archive.writestr(entry, members[name].read_bytes())
-    print(f"wrote {out}: {len(members) - len(prediction_paths)} code files, "
+            archive.writestr(entry, contents[name])
+    print(f"wrote {out}: {len(contents) - len(prediction_paths)} code files, "
           f"{len(prediction_paths)} prediction files, all checked")
 
 
 def get_args(argv=None):
     """Return the parsed command line."""
-    parser = argparse.ArgumentParser(description="Check the prediction files and pack the submission.")
+    parser = Parser(description="Check the prediction files and pack the submission.")
     parser.add_argument("--part", choices=("1", "2", "all"), default="all",
                         help="1: classifier.py's files, 2: multitask_classifier.py's, all: both (default)")
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="where the course's data files are")
@@ -182,7 +214,7 @@ def get_args(argv=None):
 def main(argv=None):
     """Check, warn, pack; UserError when something is amiss."""
     args = get_args(argv)
-    paths = check(args.part, args.data_dir, args.predictions_dir)
+    paths = check(args.part, args.data_dir, args.predictions_dir, args.out)
     warn_of_other_weights(paths, args.predictions_dir)
     write_zip(args.out, paths)
 

@@ -7,25 +7,18 @@
 tests/make_sanity_data.py made sanity_check.data.
 """
 
-import argparse
 import importlib.util
 import sys
 from pathlib import Path
 
 import torch
 
+from base_bert import load_pickle
 from bert import BertModel
 from config import BertConfig
-from files import UserError, run_script
-from utils import (
-    PACKAGE,
-    PACKAGED_MODEL,
-    SAFE_WEIGHTS_NAME,
-    WEIGHTS_NAME,
-    default_cache_dir,
-    get_extended_attention_mask,
-    pretrained_file,
-)
+from downloads import PACKAGE, PACKAGED_MODEL, SAFE_WEIGHTS_NAME, WEIGHTS_NAME, default_cache_dir, pretrained_file
+from files import Parser, UserError, run_script
+from utils import get_extended_attention_mask
 
 DATA = Path(__file__).resolve().parent / "sanity_check.data"
 
@@ -132,11 +125,13 @@ def check_bert_base(download):
 @torch.no_grad()
 def main(argv=None):
     """Run the three parts and print what became of each; exit code 1 when one fails."""
-    parser = argparse.ArgumentParser(description="Check bert.py against stored outputs of transformers.")
+    parser = Parser(description="Check bert.py against stored outputs of transformers.")
     parser.add_argument("--download", action="store_true", help="fetch bert-base-uncased if it is not in the cache")
     args = parser.parse_args(argv)
 
-    data = torch.load(DATA, weights_only=True)
+    data = load_pickle(DATA, "Get the published file: git checkout sanity_check.data")
+    if not isinstance(data, dict) or not all(isinstance(data.get(name), dict) for name in ("small", "minilm")):
+        raise UserError(f"{DATA} does not hold the outputs to compare with; git checkout sanity_check.data")
     parts = {
         "small BERT (shipped)": lambda: check_small(data["small"]),
         "all-MiniLM-L6-v2 (package)": lambda: check_minilm(data["minilm"]),

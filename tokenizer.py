@@ -25,12 +25,14 @@ from pathlib import Path
 
 import torch
 
-from files import atomic_write
-from utils import VOCAB_NAME, pretrained_file
+from config import check_choice, check_number, read_json
+from downloads import CONFIG_NAME, VOCAB_NAME, pretrained_file
+from files import UserError, atomic_write
 
 TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
 MEMO_WORDS = 100_000  # at most so many words are remembered, about 16 MB of English
 MEMO_CHARS = 64  # and none that is longer
+MAX_VOCAB_BYTES, MAX_TOKEN_CHARS = 2**26, 1000  # of a vocabulary and one of its tokens; real ones have 5 MB and 50
 # An ideograph is a word of its own. The gap after U+2B81F is the oracle's: that block begins at U+2B820.
 IDEOGRAPHS = re.compile(
     "[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002a6df\U0002a700-\U0002b81f\U0002b920-\U0002ceaf"
@@ -47,20 +49,43 @@ CLEAN_UP = {" .": ".", " ?": "?", " !": "!", " ,": ",", " ' ": "'", " n't": "n't
 
 
 def load_vocab(vocab_file):
-    """Return {token: id} from a file with one token a line; raise ValueError naming file and line if it is no such."""
-    data, vocab = Path(vocab_file).read_bytes(), {}
+    """Return {token: id} from a file with one token a line; raise UserError naming file and line if it is no such."""
+    with open(vocab_file, "rb") as file:
+        data, vocab = file.read(MAX_VOCAB_BYTES + 1), {}
+    if len(data) > MAX_VOCAB_BYTES:
+        raise UserError(f"{vocab_file} has more than {MAX_VOCAB_BYTES:,} bytes: this is no vocabulary, fetch it again")
     try:
         lines = data.decode("utf-8").replace("\r\n", "\n").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
         number = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{vocab_file}, line {number}: not UTF-8 text; expected one token a line") from error
+        raise UserError(f"{vocab_file}, line {number}: not UTF-8 text; expected one token a line") from error
     for number, token in enumerate(lines, start=1):
-        if not token:
-            raise ValueError(f"{vocab_file}, line {number}: empty; expected one token a line")
+        if not token or "\0" in token or len(token) > MAX_TOKEN_CHARS:
+            what = "empty" if not token else "a NUL byte" if "\0" in token else f"{len(token):,} characters"
+            raise UserError(f"{vocab_file}, line {number}: {what}; expected one token a line")
         if token in vocab:
-            raise ValueError(f"{vocab_file}, line {number}: {token!r} stands in line {vocab[token] + 1} already")
+            raise UserError(f"{vocab_file}, line {number}: {token!r} stands in line {vocab[token] + 1} already")
         vocab[token] = number - 1
     return vocab
+
+
+def read_settings(config_file):
+    """Return the SETTINGS that stand in a tokenizer_config.json; raise UserError for one that cannot be."""
+    settings, found = {}, read_json(config_file)
+    for name in sorted(SETTINGS & found.keys()):
+        value = found[name].get("content") if isinstance(found[name], dict) else found[name]
+        if value is None:
+            continue
+        if name == "model_max_length":
+            if isinstance(value, (int, float)) and value > 1e20:  # transformers' way to say that nobody has set it
+                continue
+            check_number(config_file, name, value, 2, 10**20)
+        elif not name.endswith("_token"):
+            check_choice(config_file, name, value, (False, True))
+        elif not isinstance(value, str) or not value:
+            raise UserError(f"{config_file}: {name} must be one of the tokens in {VOCAB_NAME}")
+        settings[name] = value
+    return settings
 
 
 def longest_first(length1, length2, budget):
@@ -204,7 +229,7 @@ class BatchEncoding(dict):
 class BertTokenizer:
     """Turn text into BERT's input: `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`, token type 1 from b on.
 
-    `vocab_file` holds one token a line; ValueError if it is no such file or lacks a special token. A special token
+    `vocab_file` holds one token a line; UserError if it is no such file or lacks a special token. A special token
     that stands in a text, like "[MASK]", is that token.
     """
 
@@ -218,7 +243,7 @@ class BertTokenizer:
         special = self.all_special_tokens = [unk_token, sep_token, pad_token, cls_token, mask_token]
         self.unk_token, self.sep_token, self.pad_token, self.cls_token, self.mask_token = special
         if missing := [token for token in special if token not in self.vocab]:
-            raise ValueError(f"{vocab_file}: none of lines 1 to {len(self)} is {' or '.join(missing)}")
+            raise UserError(f"{vocab_file}: none of lines 1 to {len(self)} is {' or '.join(missing)}")
         ids = self.all_special_ids = [self.vocab[token] for token in special]
         self.unk_token_id, self.sep_token_id, self.pad_token_id, self.cls_token_id, self.mask_token_id = ids
         self.basic_tokenizer = BasicTokenizer(do_lower_case, None, tokenize_chinese_chars, strip_accents)
@@ -232,7 +257,8 @@ class BertTokenizer:
 
         Settings come from a tokenizer_config.json beside the vocabulary; without one, names with "-cased" keep capital
         letters. `options` are the constructor's, which go first, and those of `utils.pretrained_file` (cache_dir=,
-        local_files_only=, ...). Raises UserError if the vocabulary cannot be had.
+        local_files_only=, ...). Raises UserError if the vocabulary cannot be had, is damaged, or has more tokens than
+        the embedding of a config.json beside it.
         """
         download = {key: options.pop(key) for key in pretrained_file.__kwdefaults__ if key in options}
         path = Path(name_or_path)
@@ -241,12 +267,14 @@ class BertTokenizer:
         settings = {"do_lower_case": "-cased" not in str(name_or_path)}
         config_file = Path(vocab_file).with_name(TOKENIZER_CONFIG_NAME)
         if config_file.is_file():
-            config = json.loads(config_file.read_text("utf-8"))
-            for key in SETTINGS & config.keys():
-                settings[key] = config[key]["content"] if isinstance(config[key], dict) else config[key]
-        if settings.get("model_max_length", 0) > 1e20:  # transformers' way to say that nobody has set it
-            del settings["model_max_length"]
-        return cls(vocab_file, **(settings | options))
+            settings |= read_settings(config_file)
+        tokenizer = cls(vocab_file, **(settings | options))
+        model_file = config_file.with_name(CONFIG_NAME)
+        rows = read_json(model_file).get("vocab_size") if model_file.is_file() else None
+        if isinstance(rows, int) and len(tokenizer) > rows:
+            raise UserError(f"{vocab_file} has {len(tokenizer):,} tokens and {model_file} a vocab_size of {rows:,}: "
+                            "the last ids would have no embedding; fetch both from one model")
+        return tokenizer
 
     def save_pretrained(self, directory):
         """Write vocab.txt and tokenizer_config.json, which transformers reads, and return their paths."""

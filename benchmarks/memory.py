@@ -9,7 +9,6 @@ attention has no dropout of its own, and without the fused kernel the weights of
 several times), which CUDA's kernels never do. So attention's dropout is 0 on the CPU.
 """
 
-import argparse
 import json
 import resource
 import sys
@@ -22,7 +21,7 @@ from classifier import BertSentimentClassifier
 from config import BertConfig
 from engine import TrainingStep, to_device
 from extensions import PARAMETER_GROUPS, TASK_LOSSES
-from files import run_script
+from files import Parser, run_script
 from optimizer import AdamW
 from utils import get_device
 
@@ -45,7 +44,7 @@ def peak(device):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--use_gpu", action="store_true", help="measure on the GPU")
     parser.add_argument("--rows", type=int, default=MAX_TOKENS_TRAIN // TOKENS, help="rows of the batch")
     args = parser.parse_args()

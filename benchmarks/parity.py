@@ -10,7 +10,6 @@ the pairs, plain torch heads, decay groups chosen by name as transformers' own r
 by the paper's formula, written out because torch.optim.AdamW treats eps and decay in another way.
 """
 
-import argparse
 import json
 import os
 from itertools import count, islice
@@ -18,12 +17,13 @@ from pathlib import Path
 
 import torch
 
+from downloads import CONFIG_NAME, pretrained_file
 from engine import lr_factor, make_optimizer, make_step, set_learning_rates, to_device
 from extensions import SCHEDULES, TASK_LOSSES
-from files import run_script
+from files import Parser, run_script
 from multitask_classifier import LOSSES, ROOT, MultitaskBERT, get_args, training_loaders
 from tests.oracle import run_oracle
-from utils import CONFIG_NAME, pretrained_file, seed_everything
+from utils import seed_everything
 
 TOLERANCE = 1e-4
 
@@ -140,7 +140,7 @@ def compare(data_dir, steps, *flags):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="folder of the course's files (default: data/, or data/sample/ without them)")
     parser.add_argument("--steps", type=int, default=50, help="optimizer steps (default: 50)")
     args = parser.parse_args()

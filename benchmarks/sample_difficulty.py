@@ -18,6 +18,8 @@ from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.model_selection import GridSearchCV
 from sklearn.preprocessing import StandardScaler
 
+from files import Parser, run_script
+
 SAMPLE_DIR = Path(__file__).parent.parent / "data" / "sample"
 
 
@@ -64,6 +66,7 @@ def bag_of_words(task, train, dev):
 
 
 def main():
+    Parser(description=__doc__.splitlines()[0]).parse_args()
     result = {}
     files = [("sst", "ids-sst", "accuracy"), ("para", "quora", "accuracy"), ("sts", "sts", "Pearson")]
     print("task  metric     train   dev   chance    s.e.  chance + 3 s.e.  bag of words")
@@ -83,4 +86,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

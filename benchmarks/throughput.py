@@ -13,7 +13,6 @@ device could do in the time, at the largest matrix rate that the run has measure
 over the shapes took longer than the later ones: kernels made, graphs captured, code compiled.
 """
 
-import argparse
 import importlib.util
 import json
 import os
@@ -27,11 +26,11 @@ from statistics import median
 import torch
 
 from benchmarks.workload import SCORE_EXAMPLES, TASKS, TRAIN_EXAMPLES, epoch_work, packed, workload
+from downloads import VOCAB_NAME, pretrained_file
 from engine import bf16_in_hardware
 from extensions._cpu import fit_threads
-from files import UserError, run_script
+from files import Parser, UserError, run_script
 from tokenizer import BertTokenizer
-from utils import VOCAB_NAME, pretrained_file
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
@@ -216,7 +215,7 @@ def ablation(job, rounds, lengths):
 
 def get_args(argv=None):
     """Parse the command line and settle what depends on the device and on --quick."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, help="default: bert-base, with --quick minilm")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA where it is")
     parser.add_argument("--batch_size", type=int, nargs="+", help="default: 32, on CUDA 32 and 128")

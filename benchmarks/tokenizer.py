@@ -7,7 +7,6 @@ turns and both must find the same ids. The seconds are those of the process (CPU
 with one thread and nothing to wait for they are the same on an idle machine, and other programs disturb them less.
 """
 
-import argparse
 import csv
 import json
 import os
@@ -17,8 +16,8 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from files import UserError, run_script
-from utils import pretrained_file
+from downloads import pretrained_file
+from files import Parser, UserError, run_script
 
 ROOT = Path(__file__).resolve().parent.parent
 # What one process runs. Garbage is collected before the measurement, so that neither side pays for its imports.
@@ -56,7 +55,7 @@ def measure(texts, vocab_file, ours):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--file", default="data/ids-sst-train.csv", help="tab-separated, with a column `sentence`")
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()

@@ -12,6 +12,7 @@ Scripts look a name up here and nowhere else; on the command line a technique is
 """
 
 import inspect
+import math
 from functools import partial
 
 from extensions.cuda_graphs import GraphedStep
@@ -25,6 +26,7 @@ from extensions.parameter_groups import flat, no_decay
 from extensions.proportional import Proportional
 from extensions.rdrop import rdrop
 from extensions.supervised_losses import bce, ce, mse
+from files import nearest
 
 PARAMETER_GROUPS = {"flat": flat, "no-decay": no_decay, "layerwise": layerwise}
 TASK_LOSSES = {"ce": ce, "bce": bce, "mse": mse}
@@ -50,20 +52,26 @@ def parse_value(text):
 def from_spec(spec, table):
     """Return the technique that `NAME[:KEY=VALUE,...]` names in `table`, with its options bound.
 
-    Raises ValueError naming what would be valid for an unknown name or key.
+    Raises ValueError naming what would be valid, and what is nearest, for an unknown name or key, a key that is there
+    twice, and a value of another kind than the default: a number must be finite, and must not be below 0.
     """
     name, _, options = spec.partition(":")
     if name not in table:
-        raise ValueError(f"{spec!r}: no {name!r}; choose one of {', '.join(table)}")
+        raise ValueError(f"{spec!r}: no {name!r}; choose one of {', '.join(table)}{nearest(name, table)}")
     parameters = inspect.signature(table[name]).parameters.values()
     # weight_decay has a flag of its own.
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty and p.name != "weight_decay"}
-    pairs = [option.partition("=") for option in options.split(",") if option]
-    values = {key: parse_value(value) for key, _, value in pairs}
-    for key, value in values.items():
-        kind = type(defaults.get(key))
-        fits = key in defaults and value != "" and (type(value) is kind or (kind, type(value)) == (float, int))
-        if not fits:
-            valid = ", ".join(f"{key} (default {default})" for key, default in defaults.items())
-            raise ValueError(f"{spec!r}: {name} takes {valid or 'no options'}")
+    valid = ", ".join(f"{key} (default {default})" for key, default in defaults.items()) or "no options"
+    values = {}
+    for option in filter(None, options.split(",")):
+        key, _, text = option.partition("=")
+        if key not in defaults or key in values:
+            again = " once" if key in values else ""
+            raise ValueError(f"{spec!r}: {name} takes {valid}{again}{nearest(key, set(defaults) - set(values))}")
+        value, kind = parse_value(text), type(defaults[key])
+        if text == "" or not (type(value) is kind or (kind, type(value)) == (float, int)):
+            raise ValueError(f"{spec!r}: {name} takes {valid}, and {text!r} is no value of that kind")
+        if kind in (int, float) and not 0 <= value < math.inf:
+            raise ValueError(f"{spec!r}: {key} must be a finite number of at least 0")
+        values[key] = value
     return partial(table[name], **values)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import requests
 
-from files import UserError, run_script
-from utils import http_get
+from downloads import fetch_part, retry, shown_url
+from files import Parser, UserError, run_script
 
 BASE_URL = "https://raw.githubusercontent.com/gpoesia/minbert-default-final-project/main/data"
 BLOB_IDS = {
@@ -44,30 +44,29 @@ def fetch(name, blob_id, data_dir: Path, base_url):
     Raises UserError if the server is out of reach or what it sends is another file.
     """
     path, part, url = data_dir / name, data_dir / f"{name}.part", f"{base_url.rstrip('/')}/{name}"
+    taken_up = part.exists()
     try:
-        with open(part, "ab") as file:
-            resumed = file.tell()
-            http_get(url, file, resume_size=resumed)
+        retry(lambda: fetch_part(url, part))
     except requests.RequestException as error:
         raise UserError(
             f"{path} could not be downloaded ({error}). Run the command again to go on where it stopped, or download "
-            f"{url} by hand and put it there."
+            f"{shown_url(url)} by hand and put it there."
         ) from error
     if (found := git_blob_id(part)) == blob_id:
         os.replace(part, path)
         return
     part.unlink()
-    if resumed:  # the beginning may have been another file's
+    if taken_up:  # the beginning may have been another file's
         return fetch(name, blob_id, data_dir, base_url)
     raise UserError(
-        f"{url} is not the course's file (git blob id {found}, should be {blob_id}); nothing was written to {path}. "
-        "Try again, or name another copy of the course's data folder with --base_url."
+        f"{shown_url(url)} is not the course's file (git blob id {found}, should be {blob_id}); nothing was written to "
+        f"{path}. Try again, or name another copy of the course's data folder with --base_url."
     )
 
 
 def main(argv=None):
     """Fetch every course file that is missing; raise UserError if files of another content are in the way."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder of the files (default: data)")
     parser.add_argument("--base_url", default=BASE_URL, help="address of the folder (default: %(default)s)")
     parser.add_argument("--force", action="store_true", help="replace files of another content")

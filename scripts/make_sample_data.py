@@ -6,13 +6,14 @@ The sources are scripts/sample/{sst,quora,sts}.txt, whose headers say how they a
 pattern whose words or order change, or a sentence and the sentences it is compared with. A family has at most five rows
 and stays in one split, so that the dev scores measure reading and not the recall of a pattern.
 """
-import argparse
 import csv
 import hashlib
 import io
 import re
 from collections import namedtuple
 from pathlib import Path
+
+from files import Parser, run_script
 
 SOURCES = Path(__file__).parent / "sample"
 SAMPLE_DIR = Path(__file__).parent.parent / "data" / "sample"
@@ -125,7 +126,7 @@ def sample_files():
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Write the demo's sample data.")
+    parser = Parser(description="Write the demo's sample data.")
     parser.add_argument("--out", type=Path, default=SAMPLE_DIR, help="folder to write to")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -135,4 +136,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,14 +1,34 @@
-"""A file server on 127.0.0.1 that can resume, redirect, refuse and break off, for the tests of downloads."""
+"""A file server on 127.0.0.1 that can resume, redirect, refuse, break off and lie, for the tests of downloads."""
 
 import hashlib
 import re
 import threading
+import time
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+
+import downloads
+from downloads import OFFLINE_VARIABLES
+
+
+@dataclass
+class Reply:
+    """An answer sent as it stands, whatever was asked; `wait` seconds pass before the body."""
+
+    body: bytes = b""
+    status: int = 200
+    headers: dict = field(default_factory=dict)
+    wait: float = 0
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serve `server.files`: path -> bytes (the body), str (where it redirects to) or int (the status of an error)."""
+    """Serve `server.files`: path -> bytes (the body), str (where it redirects to), int (the status of an error), Reply,
+    or a list of these, one for each GET and the last for all that follow and for HEAD.
+
+    As a proxy it is asked for whole addresses in place of paths.
+    """
 
     def do_HEAD(self):
         self.do_GET()
@@ -16,41 +36,71 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         server, asked = self.server, self.headers.get("Range")
         server.log.append((self.command, self.path, asked))
+        server.seen.append(dict(self.headers))
         body = 403 if self.command == "HEAD" and self.path in server.no_head else server.files.get(self.path, 404)
+        if isinstance(body, list):
+            body = body[-1] if self.command == "HEAD" or len(body) == 1 else body.pop(0)
         if isinstance(body, int):
-            self.send_response(body)
-            self.send_header("Content-Length", "0")
-            return self.end_headers()
+            return self.reply(body, {"Content-Length": "0"})
         if isinstance(body, str):
-            self.send_response(302)
-            self.send_header("Location", body)
-            self.send_header("Content-Length", "0")
-            return self.end_headers()
+            return self.reply(302, {"Location": body, "Content-Length": "0"})
+        if isinstance(body, Reply):
+            return self.reply(body.status, body.headers, body.body, body.wait)
         start = int(re.match(r"bytes=(\d+)-", asked)[1]) if asked and server.ranges else 0
         if start >= len(body) > 0:
-            self.send_response(416)
-            self.send_header("Content-Length", "0")
-            return self.end_headers()
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+            return self.reply(416, {"Content-Length": "0"})
+        headers = {"Content-Range": f"bytes {start}-{len(body) - 1}/{len(body)}"} if start else {}
         if server.etags:
-            self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
-        self.send_header("Content-Length", str(len(body) - start))
+            headers["ETag"] = etag(body)
+        headers["Content-Length"] = str(len(body) - start)
+        self.reply(206 if start else 200, headers, body[start : len(body) if server.cut is None else server.cut])
+
+    def reply(self, status, headers, body=b"", wait=0):
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.end_headers()
         if self.command == "GET":
-            self.wfile.write(body[start : len(body) if server.cut is None else server.cut])
+            time.sleep(wait)
+            try:
+                self.wfile.write(body)
+            except ConnectionError:  # the client had enough
+                pass
 
     def log_message(self, *args):
         pass
 
 
+def quick(tmp_path, monkeypatch):
+    """Put the cache under `tmp_path`, let downloads not sleep, and return the list of the pauses they made."""
+    pauses = []
+    monkeypatch.setattr(downloads, "time", SimpleNamespace(sleep=pauses.append))
+    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    for name in ("MINBERT_HUB", "HF_TOKEN", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", *OFFLINE_VARIABLES):
+        monkeypatch.delenv(name, raising=False)
+    return pauses
+
+
+def kept(folder):
+    """Return the names of the files below a folder, without those of locks; empty if there is no folder."""
+    return sorted(path.name for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
+
+
+def etag(body):
+    """Return the ETag under which the server sends these bytes."""
+    return f'"{hashlib.sha256(body).hexdigest()}"'
+
+
 @contextmanager
 def serve(files, ranges=True, etags=True, cut=None, no_head=()):
-    """Yield a server of `files` with `.url` and `.log` [(method, path, Range)]; bodies end early at byte `cut`."""
+    """Yield a server of `files` with `.url`, `.log` [(method, path, Range)] and `.seen` [headers of the request].
+
+    Bodies end early at byte `cut`.
+    """
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.files, server.ranges, server.etags, server.cut, server.no_head = files, ranges, etags, cut, no_head
-    server.log, server.url = [], f"http://127.0.0.1:{server.server_port}"
+    server.log, server.seen, server.url = [], [], f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:

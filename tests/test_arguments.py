@@ -15,7 +15,7 @@ from multitask_classifier import complete, get_parser, parse_batch_sizes
 def test_numbers_in_their_bounds():
     assert number(int, 1)("3") == 3 and number(float, 0, 1)("1") == 1.0
     for kind, text, message in ((number(int, 1), "0", "0 must be at least 1"),
-                                (number(float, 0, 1), "1.5", "1.5 must be from 0 to 1"),
+                                (number(float, 0, 1), "1.5", "1.5 must be at most 1"),
                                 (number(float, 0), "nan", "nan must be at least 0")):
         with pytest.raises(argparse.ArgumentTypeError, match=message):
             kind(text)

@@ -8,8 +8,8 @@ import torch
 import bert
 from bert import BertModel, BertSelfAttention
 from config import BertConfig
+from downloads import CONFIG_NAME, pretrained_file
 from tests.oracle import run_oracle
-from utils import CONFIG_NAME, pretrained_file
 
 # All sizes differ, so that no mix-up of dimensions goes unseen.
 SMALL = {"vocab_size": 60, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4,

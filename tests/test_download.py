@@ -10,34 +10,35 @@ from pathlib import Path
 import pytest
 import requests
 
-import utils
+import downloads
+from downloads import cached_path, get_from_cache, http_get
 from files import UserError
-from tests.file_server import serve
-from utils import cached_path, get_from_cache, http_get
+from tests.file_server import quick, serve
 
 BODY = bytes(range(256)) * 8000
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    quick(tmp_path, monkeypatch)
     return tmp_path / "cache"
 
 
 def test_names_and_addresses(monkeypatch):
     monkeypatch.setenv("MINBERT_HUB", "https://hub.example/")
-    assert utils.hf_bucket_url("bert-base-uncased", "vocab.txt") == (
+    assert downloads.hf_bucket_url("bert-base-uncased", "vocab.txt") == (
         "https://hub.example/bert-base-uncased/resolve/main/vocab.txt"
     )
-    assert utils.hf_bucket_url("a/b", "c", subfolder="d", revision="v1", mirror="http://m") == (
+    assert downloads.hf_bucket_url("a/b", "c", subfolder="d", revision="v1", mirror="http://m") == (
         "http://m/a/b/resolve/v1/d/c"
     )
     monkeypatch.delenv("MINBERT_HUB")
-    assert utils.hf_bucket_url("a/b", "c").startswith("https://huggingface.co/a/b/")
-    assert utils.is_remote_url("https://x/y") and not utils.is_remote_url("C:/x") and not utils.is_remote_url("x/y")
-    assert re.fullmatch("[0-9a-f]{64}", utils.url_to_filename("u"))
-    assert re.fullmatch(re.escape(utils.url_to_filename("u")) + r"\.[0-9a-f]{64}", utils.url_to_filename("u", "e"))
+    assert downloads.hf_bucket_url("a/b", "c").startswith("https://huggingface.co/a/b/")
+    assert downloads.is_remote_url("https://x/y")
+    assert not downloads.is_remote_url("C:/x") and not downloads.is_remote_url("x/y")
+    assert re.fullmatch("[0-9a-f]{64}", downloads.url_to_filename("u"))
+    name = downloads.url_to_filename("u")
+    assert re.fullmatch(re.escape(name) + r"\.[0-9a-f]{64}", downloads.url_to_filename("u", "e"))
 
 
 @pytest.mark.parametrize("ranges", [True, False])

@@ -8,7 +8,7 @@ import pytest
 
 from files import UserError
 from scripts import download_data
-from tests.file_server import serve
+from tests.file_server import quick, serve
 
 # Two small files in place of the course's twelve; the ids are `git hash-object`'s.
 FILES = {"/data/sts-dev.csv": b"\tid\tsentence1\n" * 20_000, "/data/quora-dev.csv": "0\té\n".encode()}
@@ -20,8 +20,8 @@ COURSE_IDS = download_data.BLOB_IDS
 
 
 @pytest.fixture(autouse=True)
-def small_files(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+def small_files(tmp_path, monkeypatch):
+    quick(tmp_path, monkeypatch)
     monkeypatch.setattr(download_data, "BLOB_IDS", IDS)
 
 
@@ -44,7 +44,7 @@ def test_fetches_what_is_missing_and_skips_what_is_right(tmp_path, capsys):
     assert "sts-dev.csv: already there" in capsys.readouterr().out
 
 
-def test_goes_on_where_it_stopped(tmp_path):
+def test_goes_on_where_it_stopped(tmp_path, record):
     with serve(FILES, cut=100_000) as server:
         with pytest.raises(UserError, match=f"{tmp_path / 'sts-dev.csv'} could not .* by hand"):
             run(server, tmp_path)
@@ -55,6 +55,8 @@ def test_goes_on_where_it_stopped(tmp_path):
         run(server, tmp_path)
         assert ("GET", "/data/sts-dev.csv", f"bytes={part}-") in server.log
         assert contents(tmp_path) == FILES
+    record("Downloads", "download_data, cut again and again; the command again", "an error, then taken up",
+           "could not be downloaded ... Run the command again; then both files whole")
 
 
 def test_part_of_another_file_is_thrown_away(tmp_path):
@@ -64,10 +66,12 @@ def test_part_of_another_file_is_thrown_away(tmp_path):
     assert contents(tmp_path) == FILES
 
 
-def test_another_file_from_the_server_is_refused(tmp_path):
-    with serve({**FILES, "/data/sts-dev.csv": b"<html>"}) as server, pytest.raises(UserError, match="git blob id"):
+def test_another_file_from_the_server_is_refused(tmp_path, record):
+    with serve({**FILES, "/data/sts-dev.csv": b"<tab>"}) as server, pytest.raises(UserError, match="git blob") as error:
         run(server, tmp_path)
     assert contents(tmp_path) == {}
+    record("Downloads", "download_data, and a server that has another file", "refused, nothing written", error.value,
+           folder=tmp_path)
 
 
 def test_another_file_in_the_way_is_left_unless_forced(tmp_path):
@@ -92,4 +96,4 @@ def test_command_ends_with_2_and_no_traceback(tmp_path):
     root = Path(download_data.__file__).parents[1]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert done.stderr.startswith(f"error: {tmp_path / 'ids-sst-train.csv'} could not be downloaded")
+    assert done.stderr.startswith(f"error: {tmp_path / 'ids-sst-train.csv'} could not be downloaded (http://127.0.0.1:9")

@@ -2,16 +2,13 @@
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-import utils
+from downloads import pretrained_file
 from files import UserError
-from tests.file_server import serve
-from utils import pretrained_file
+from tests.file_server import kept, quick, serve
 
 BODY = bytes(range(256)) * 8000  # many chunks
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -20,18 +17,12 @@ NOWHERE = "http://127.0.0.1:9"  # the discard port, where nothing listens
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    quick(tmp_path, monkeypatch)
     return tmp_path / "cache"
 
 
 def hub(monkeypatch, server_url):
     monkeypatch.setenv("MINBERT_HUB", server_url)
-
-
-def kept(folder):
-    """Return the names in a folder without those of locks."""
-    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
 
 
 def test_short_body_is_an_error_and_is_taken_up_later(cache, monkeypatch):
@@ -95,20 +86,3 @@ def test_local_files_only_asks_nobody(monkeypatch):
         with pytest.raises(UserError):
             pretrained_file("bert", ("vocab.txt",), local_files_only=True)
         assert server.log == []
-
-
-def test_processes_that_ask_at_once_download_once(tmp_path, monkeypatch):
-    with serve({"/bert/resolve/main/vocab.txt": BODY}) as server:
-        hub(monkeypatch, server.url)
-        code = (  # torch, which downloads do not need, takes seconds to import
-            "import sys, unittest.mock; sys.modules['torch'] = unittest.mock.MagicMock()\n"
-            "import utils; sys.stdin.read(); print(utils.pretrained_file('bert', ('vocab.txt',)))"
-        )
-        start = {"cwd": Path(utils.__file__).parent, "text": True, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        processes = [subprocess.Popen([sys.executable, "-c", code], **start) for _ in range(8)]
-        for process in processes:  # all of them wait for the end of their input
-            process.stdin.close()
-        paths = {process.stdout.read().strip() for process in processes}
-        assert [process.wait() for process in processes] == [0] * 8
-        assert len(paths) == 1 and Path(paths.pop()).read_bytes() == BODY
-        assert [entry for entry in server.log if entry[0] == "GET"] == [("GET", "/bert/resolve/main/vocab.txt", None)]

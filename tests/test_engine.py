@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-import engine
 from arguments import ArgumentParser
-from engine import MeanLosses, Progress, TrainingStep, lr_factor, set_learning_rates, to_device
-from extensions import TASK_LOSSES
+from engine import TrainingStep, lr_factor, set_learning_rates, to_device
+from extensions import TASK_LOSSES, _progress
+from extensions._progress import MeanLosses, Progress
 
 CPU = torch.device("cpu")
 
@@ -140,7 +140,7 @@ def test_to_device_moves_tensors_and_keeps_the_rest():
 
 def test_progress_off_a_terminal_is_a_plain_line_now_and_then(capsys, monkeypatch):
     clock = SimpleNamespace(now=0, monotonic=lambda: clock.now)
-    monkeypatch.setattr(engine, "time", clock)
+    monkeypatch.setattr(_progress, "time", clock)
     progress = Progress(total=10, label="epoch 0")
     for clock.now in (5, 25, 30, 50):
         progress.advance(80)
@@ -153,8 +153,8 @@ def test_progress_off_a_terminal_is_a_plain_line_now_and_then(capsys, monkeypatc
 
 
 def test_progress_on_a_terminal_is_a_bar(capsys, monkeypatch):
-    monkeypatch.setattr(engine.sys.stderr, "isatty", lambda: True)
-    monkeypatch.setattr(engine.shutil, "get_terminal_size", lambda fallback: SimpleNamespace(columns=80))
+    monkeypatch.setattr(_progress.sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(_progress.shutil, "get_terminal_size", lambda fallback: SimpleNamespace(columns=80))
     progress = Progress(total=2, label="epoch 0")
     progress.advance(80)
     progress.show({"sst": 1.25})

@@ -118,7 +118,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(before, end, script, data, fol
     kept = {name: (folder / RUN / name).read_bytes() for name in ("best.pt", "last.pt")}
     ended, said = script.run(folder, *RESUME, before=before)
     assert ended == 2 and "Traceback" not in said
-    assert "cannot be written" in said and f"make room; {RUN}/last.pt is whole, --resume goes on from it" in said
+    assert "cannot be written" in said and f"make room there; {RUN}/last.pt is whole, --resume goes on from it" in said
     assert kept == {name: (folder / RUN / name).read_bytes() for name in kept}
     assert not list((folder / RUN).glob(".*.tmp"))
     assert script.run(folder, *RESUME)[0] == 0

@@ -23,7 +23,7 @@ PART1 = [f"{option}-{task}-{split}-out.csv" for option in ("pretrain", "finetune
          for split in ("dev", "test")]
 PART2 = [f"{task}-{split}-output.csv" for task in ("sst", "para", "sts") for split in ("dev", "test")]
 CODE = ["arguments.py", "base_bert.py", "batching.py", "bert.py", "checkpoint.py", "classifier.py", "config.py",
-        "datasets.py", "distributed.py", "engine.py",
+        "datasets.py", "distributed.py", "downloads.py", "engine.py",
         "evaluation.py", "extensions/__init__.py", "extensions/deep/part.py", "extensions/lora.py",
         "files.py", "multitask_classifier.py", "optimizer.py", "reading.py", "scripts/__init__.py",
         "scripts/download_data.py", "tokenizer.py",

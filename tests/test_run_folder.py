@@ -150,4 +150,4 @@ def test_two_runs_in_one_folder_at_once(run, script, halted):  # noqa: F811
 def test_a_damaged_record_of_the_flags(run, halted):
     (halted / "args.json").write_text("{")
     code, said = run(*RESUME)
-    assert code == 2 and "args.json is damaged" in said
+    assert code == 2 and "args.json is not JSON" in said and "in another --run_dir" in said

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import downloads
 import sanity_check
 from bert import BertModel
 from config import BertConfig
@@ -78,6 +79,7 @@ def test_download_fetches_from_the_hub_and_says_when_it_cannot(cache, tmp_path, 
     with pytest.raises(UserError, match="--pretrained minilm"):
         sanity_check.check_bert_base(download=True)
     model = write_fake_bert(tmp_path / "hub" / "bert-base-uncased" / "resolve" / "main")
+    monkeypatch.setattr(downloads, "PINNED_SHA256", {})
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path / "hub")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -14,9 +14,9 @@ from torch import nn
 from benchmarks import stopwatch, textbook, this_engine, throughput, workload
 from bert import BertModel
 from config import BertConfig
+from downloads import pretrained_file
 from optimizer import AdamW
 from tokenizer import BertTokenizer
-from utils import pretrained_file
 
 TINY = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
 

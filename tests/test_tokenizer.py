@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import tokenizer as module
+from files import UserError
 from tokenizer import BasicTokenizer, BatchEncoding, BertTokenizer, WordpieceTokenizer, longest_first
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]  # ids 0 to 4
@@ -147,7 +148,7 @@ def test_settings_are_saved_and_read(small, tmp_path):
 ])
 def test_a_bad_vocabulary_is_named(tmp_path, content, message):
     (tmp_path / "bad.txt").write_bytes(content)
-    with pytest.raises(ValueError, match=f"bad.txt.*{message}"):
+    with pytest.raises(UserError, match=f"bad.txt.*{message}"):
         BertTokenizer(tmp_path / "bad.txt")
 
 

@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import nn
 
+import downloads
 import files
 import utils
+from downloads import pretrained_file
 from files import UserError, atomic_write
-from utils import get_extended_attention_mask, pretrained_file
+from utils import get_extended_attention_mask
 
 
 def test_mask_of_two_dimensions():
@@ -117,7 +119,7 @@ def test_atomic_write_keeps_links_and_devices(tmp_path):
 
 def test_pretrained_file_here(tmp_path):
     (tmp_path / "pytorch_model.bin").touch()
-    both = (utils.SAFE_WEIGHTS_NAME, utils.WEIGHTS_NAME)
+    both = (downloads.SAFE_WEIGHTS_NAME, downloads.WEIGHTS_NAME)
     assert pretrained_file(tmp_path, both) == str(tmp_path / "pytorch_model.bin")
     (tmp_path / "model.safetensors").touch()
     assert pretrained_file(str(tmp_path), both) == str(tmp_path / "model.safetensors")
@@ -130,13 +132,13 @@ def test_pretrained_file_here(tmp_path):
 
 def test_packaged_model_is_checked_and_not_imported(tmp_path, monkeypatch):
     path = pretrained_file("minilm", ("model.safetensors", "pytorch_model.bin"))
-    assert path.endswith(os.path.join("model", "model.safetensors")) and utils.PACKAGE not in sys.modules
+    assert path.endswith(os.path.join("model", "model.safetensors")) and downloads.PACKAGE not in sys.modules
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "vocab.txt").write_text("[PAD]\n")
     spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
-    monkeypatch.setattr(utils.importlib.util, "find_spec", lambda name: spec)
+    monkeypatch.setattr(downloads.importlib.util, "find_spec", lambda name: spec)
     with pytest.raises(UserError, match="SHA-256"):
         pretrained_file("minilm", ("vocab.txt",))
-    monkeypatch.setattr(utils.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(downloads.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="setup.sh"):
         pretrained_file("minilm", ("vocab.txt",))

@@ -2,8 +2,8 @@
 
 import json
 
+from downloads import pretrained_file
 from tests.oracle import run_oracle
-from utils import pretrained_file
 
 VOCAB = pretrained_file("minilm", ("vocab.txt",))
 # Requests and answers are many small lists, which JSON carries faster than a tensor file does.
