@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save
 
 from config import DOWNLOAD_ARGUMENTS, BertConfig, PretrainedConfig
 from downloads import SAFE_WEIGHTS_NAME, WEIGHTS_NAME, pretrained_file
-from files import UserError, atomic_write
+from files import UserError, atomic_write, named
 from utils import get_parameter_dtype
 
 # Hugging Face's name of a part -> ours, for the keys below the optional prefix "bert.". The order counts:
@@ -64,7 +64,7 @@ def load_tensors(path):
         if not isinstance(tensors, dict):
             raise UserError(f"{path} holds a {type(tensors).__name__}, not a dict of tensors: these are no weights.")
         return tensors
-    with open(path, "rb") as file:
+    with named(path), open(path, "rb") as file:
         header = int.from_bytes(file.read(8), "little")
     try:
         if header > MAX_HEADER_BYTES:

@@ -27,7 +27,7 @@ import torch
 
 from config import check_choice, check_number, read_json
 from downloads import CONFIG_NAME, VOCAB_NAME, pretrained_file
-from files import UserError, atomic_write
+from files import UserError, atomic_write, named
 
 TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
 MEMO_WORDS = 100_000  # at most so many words are remembered, about 16 MB of English
@@ -50,7 +50,7 @@ CLEAN_UP = {" .": ".", " ?": "?", " !": "!", " ,": ",", " ' ": "'", " n't": "n't
 
 def load_vocab(vocab_file):
     """Return {token: id} from a file with one token a line; raise UserError naming file and line if it is no such."""
-    with open(vocab_file, "rb") as file:
+    with named(vocab_file), open(vocab_file, "rb") as file:
         data, vocab = file.read(MAX_VOCAB_BYTES + 1), {}
     if len(data) > MAX_VOCAB_BYTES:
         raise UserError(f"{vocab_file} has more than {MAX_VOCAB_BYTES:,} bytes: this is no vocabulary, fetch it again")
