@@ -283,10 +283,11 @@ def require_outputs(args, inputs, predictions):
     run, inputs = Run(args.run_dir), [*inputs]
     if not distributed.is_main():
         return
-    if os.path.isdir(args.pretrained):
-        inputs += [entry.path for entry in os.scandir(args.pretrained)]
-    elif os.path.exists(args.pretrained):
-        inputs.append(args.pretrained)
+    pretrained = os.path.expanduser(args.pretrained)
+    if os.path.isdir(pretrained):
+        inputs += [entry.path for entry in os.scandir(pretrained)]
+    elif os.path.exists(pretrained):
+        inputs.append(pretrained)
     read = {os.path.realpath(path) for path in inputs}
     outputs = [*predictions, *records(predictions), args.filepath, beside_checkpoint(args.filepath), *run.paths()]
     count = Counter(os.path.realpath(path) for path in outputs if not is_device(path))

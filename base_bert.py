@@ -85,9 +85,12 @@ def load_pickle(path, advice):
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             # What torch.load would do at any size: unpack what is compressed, and call bytearray(n).
-            if zipfile.is_zipfile(file):
+            if content[:4] == b"PK\3\4":  # by which torch knows a zip file
                 with zipfile.ZipFile(file) as archive:
-                    unpacked = sum(record.file_size for record in archive.infolist())
+                    records = archive.infolist()
+                if any(record.compress_type != zipfile.ZIP_STORED for record in records):  # torch.save leaves it so
+                    raise ValueError("it is compressed")
+                unpacked = sum(record.file_size for record in records)
                 if unpacked > len(content):
                     raise ValueError(f"{unpacked:,} bytes in a file of {len(content):,}")
             if content.find(b"\nbytearray\n") >= 0:
@@ -95,19 +98,24 @@ def load_pickle(path, advice):
             file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle.UnpicklingError, or whatever else a hostile pickle provokes
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which is of a place before the file's begin
-            error.filename = error.filename or str(path)
-            raise
+        reason = error if isinstance(error, OSError) else error.__context__  # zipfile makes another error of it
+        if isinstance(reason, OSError) and reason.errno != errno.EINVAL:  # which is of a place before the file's begin
+            reason.filename = reason.filename or str(path)
+            raise reason from error
         # torch's own message goes unquoted: it advises to turn the check off.
         raise UserError(f"{path} is damaged or holds more than tensors, and unpickling it could run code: refused. "
                         f"{advice}") from error
 
 
-def numbers_held(tensors):
-    """Return how many numbers tensors have in memory, where views and repetitions of one storage count once."""
+def numbers_held(tensors, path=None):
+    """Return how many numbers tensors have in memory, where views and repetitions of one storage count once.
+
+    Those of the file `path` are at most as many as it has room for: a pickle may ask for memory that nothing fills.
+    """
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() // tensor.element_size()
                 for tensor in tensors if is_dense(tensor)}
-    return sum(storages.values())
+    held = sum(storages.values())
+    return held if path is None else min(held, os.path.getsize(path) // 2)  # of two bytes or more
 
 
 def is_dense(tensor):
@@ -167,11 +175,11 @@ class BertPreTrainedModel(nn.Module):
             config, kwargs = cls.config_class.from_pretrained(source, return_unused_kwargs=True, **download, **kwargs)
         config.validate(f"config.json of {config.name_or_path}" if config.name_or_path else "config")
 
-        source = "state_dict"
+        path = None
         if state_dict is None:
-            source = pretrained_file(str(name_or_path), (SAFE_WEIGHTS_NAME, WEIGHTS_NAME), **download)
-            state_dict = load_tensors(source)
-        held = numbers_held(state_dict.values())
+            path = pretrained_file(str(name_or_path), (SAFE_WEIGHTS_NAME, WEIGHTS_NAME), **download)
+            state_dict = load_tensors(path)
+        source, held = path or "state_dict", numbers_held(state_dict.values(), path)
         if config.num_parameters() > held + SPARE_NUMBERS:  # before anything of that size is allocated
             raise UserError(f"the weights in {source} are {held:,} numbers, and a model with this config.json has "
                             f"{config.num_parameters():,}: they do not fit. Fetch both from one model.")

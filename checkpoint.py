@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import cache
 from itertools import count
 from numbers import Real
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,7 +23,7 @@ from base_bert import load_pickle, numbers_held
 from bert import BertModel
 from config import BertConfig, check_choice, check_number, read_json
 from distributed import gather, is_main, launch, world_size
-from files import UserError, atomic_write, existing_folder, is_device, remedy, require_writable
+from files import UserError, atomic_write, existing_folder, is_device, lacks_memory, remedy, require_writable
 
 # The spring 2024 edition's --fine-tune-mode and the --option it means.
 FINE_TUNE_MODES = {"last-linear-layer": "pretrain", "full-model": "finetune"}
@@ -97,9 +98,9 @@ def restore_random_states(states):
 def save_model(model, optimizer, args, config, filepath, **more):
     """Write model, optimizer, arguments, architecture and random states (and `more`) to `filepath`, atomically.
 
-    Beside it, `filepath` with .json for its suffix records the arguments, the commit and the versions. Of
-    several processes the main one writes. Raises UserError when the file cannot be written whole; what was
-    there before is then still there.
+    Beside it, `filepath` with .json for its suffix records the arguments, the commit and the versions, and of a
+    checkpoint to go on from whether its run has finished. Of several processes the main one writes. Raises UserError
+    when the file cannot be written whole; what was there before is then still there.
     """
     states = gather(random_states())
     if not is_main():
@@ -111,13 +112,16 @@ def save_model(model, optimizer, args, config, filepath, **more):
         "model_config": {**plain(config), "bert_config": plain(model.bert.config.to_dict())},
         **{name: states[0][name] for name in ("system_rng", "numpy_rng", "torch_rng")},
     }
-    if more:  # a checkpoint to go on from
-        contents.update(more, processes_rng=states)
+    record = {"args": contents["args"], **environment()}
     with Run(getattr(args, "run_dir", None)).writing(filepath):
+        if more:  # a checkpoint to go on from
+            contents.update(more, processes_rng=states)
+            record["finished"] = more["training"].get("finished", False)
+            Path(beside_checkpoint(filepath)).unlink(missing_ok=True)  # it must not tell of another checkpoint
         with atomic_write(filepath, "wb") as file:
             torch.save(contents, file)
         with atomic_write(beside_checkpoint(filepath)) as file:
-            json.dump({"args": contents["args"], **environment()}, file, indent=2, sort_keys=True)
+            json.dump(record, file, indent=2, sort_keys=True)
             file.write("\n")
     if not more:
         print(f"save the model to {filepath}")
@@ -156,7 +160,7 @@ def require_room(model, args):
             replaced.append(os.path.getsize(path) if os.path.exists(path) else 0)
     for folder, sizes, replaced in disks.values():
         needed, free = sum(sizes) + max(sizes), shutil.disk_usage(folder).free
-        if needed > free and (args.resume or run.finished()):  # an unfinished run moves aside and stays
+        if needed > free and (args.resume or not run.folder or run.finished()):  # an unfinished run moves aside, stays
             needed -= sum(replaced)
         if needed > free:
             raise UserError(
@@ -215,7 +219,7 @@ def check_stored(filepath, saved):
         BertConfig.check_names(source, stored)
         config = BertConfig.from_dict(stored)
         config.validate(source)
-        held = numbers_held(saved["model"].values())
+        held = numbers_held(saved["model"].values(), filepath)
         if config.num_parameters() > held:  # before anybody allocates as much
             raise UserError(f"{source} is of {config.num_parameters():,} weights, and the file holds {held:,}; train "
                             "again")
@@ -227,6 +231,8 @@ def restoring(filepath):
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError) as error:
+        if lacks_memory(error):
+            raise
         raise UserError(f"{filepath} does not hold what its own settings, or this run, need ({type(error).__name__}: "
                         f"{' '.join(str(error).split())[:500]}); train again") from error
 
@@ -282,7 +288,8 @@ class Run:
             while cause.__context__ is not None and not isinstance(cause, OSError):
                 cause = cause.__context__
             reason = getattr(cause, "strerror", None) or error
-            raise UserError(f"{path} cannot be written ({reason}): {remedy(cause)}{kept}") from error
+            how = remedy(cause) if getattr(cause, "errno", None) else "make room there"
+            raise UserError(f"{path} cannot be written ({reason}): {how}{kept}") from error
 
     @contextmanager
     def locked(self):
@@ -327,10 +334,11 @@ class Run:
             self.write_arguments(args, device)
 
     def finished(self):
-        """Tell whether last.pt is that of a run that came to its end."""
+        """Tell whether last.pt is that of a run that came to its end: last.json knows, whatever last.pt's size."""
+        record = beside_checkpoint(self.last) if self.folder else ""
         try:
-            return load_checkpoint(self.last)["training"]["finished"]
-        except (UserError, KeyError):
+            return os.path.exists(record) and read_json(record).get("finished") is True
+        except UserError:
             return False
 
     def tidy(self):

@@ -36,7 +36,7 @@ from evaluation import (
 )
 from extensions import SCHEDULES, TASK_LOSSES
 from files import UserError, run_script
-from reading import SENTIMENT, read_rows, require_files
+from reading import SENTIMENT, read_rows, read_sound, require_files, warn_of_cfimdb
 from utils import get_device, seed_everything
 
 SentimentDataset = SentenceClassificationDataset
@@ -138,6 +138,26 @@ def model_test_eval(dataloader, model, device):
     return to_classes(logits), sents, sent_ids
 
 
+def require_labels(args, train_rows, dev_rows):
+    """Raise UserError unless the labels are 0 to one less than there are in the training rows."""
+    labels = {row[1] for row in train_rows}
+    stray = {row[1] for row in (*train_rows, *dev_rows)} - set(range(len(labels)))
+    if stray:
+        hint = "; 0 and 1 alone are CFIMDB's labels: were two files swapped?" * (labels == {0, 1})
+        raise UserError(f"{args.train} has {len(labels)} labels, but not 0 to {len(labels) - 1}: "
+                        f"{', '.join(map(str, sorted(stray)))} stands there or in {args.dev}{hint}")
+
+
+def require_data(args):
+    """Read all the files of a run before any work, and raise UserError when one of them will not do."""
+    train_rows, dev_rows, _ = (read_sound(path, SENTIMENT, path != args.test, args.skip_bad_rows)[0]
+                               for path in (args.train, args.dev, args.test))
+    require_labels(args, train_rows, dev_rows)
+    if args.data_set == "sst":
+        warn_of_cfimdb(args.train, train_rows)
+        warn_of_cfimdb(args.dev, dev_rows)
+
+
 def train(args):
     """Train on args.train, choose the epoch by accuracy on args.dev, save it to args.filepath; return that accuracy."""
     args = with_defaults(args, get_parser())
@@ -146,11 +166,7 @@ def train(args):
     train_rows, num_labels = load_data(args.train, "train", args.skip_bad_rows)
     train_data = SentimentDataset(train_rows, args)
     dev_data = SentimentDataset(load_data(args.dev, "valid", args.skip_bad_rows), args)
-
-    stray = {row[1] for row in (*train_rows, *dev_data.dataset)} - set(range(num_labels))
-    if stray:
-        raise UserError(f"{args.train} has {num_labels} labels, but not 0 to {num_labels - 1}: "
-                        f"{', '.join(map(str, sorted(stray)))} stands there or in {args.dev}")
+    require_labels(args, train_rows, dev_data.dataset)
 
     config = SimpleNamespace(hidden_dropout_prob=args.hidden_dropout_prob, num_labels=num_labels, data_dir=".",
                              encoder_dropout_prob=args.encoder_dropout_prob, option=args.option,
@@ -271,6 +287,10 @@ def main():
     require_files(path for run in runs.values() for path in (run.train, run.dev, run.test))
     for run in runs.values():
         require_outputs(run, (run.train, run.dev, run.test), (run.dev_out, run.test_out))
+    if args.use_gpu:
+        get_device(True)  # raises without one
+    for run in runs.values():
+        require_data(run)
     accuracies = {}
     for name, run in runs.items():
         print(f"{name}: {run.option}")

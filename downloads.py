@@ -22,9 +22,10 @@ from filelock import FileLock
 from requests.exceptions import ChunkedEncodingError as BrokenBody
 from requests.exceptions import SSLError
 from tqdm import tqdm
+from urllib3.exceptions import HTTPError as TransportError
 from urllib3.exceptions import NewConnectionError
 
-from files import UserError, sync_folder
+from files import UserError, nearest, sync_folder
 
 WEIGHTS_NAME = "pytorch_model.bin"
 SAFE_WEIGHTS_NAME = "model.safetensors"
@@ -46,12 +47,13 @@ PINNED_SHA256 = {
         VOCAB_NAME: "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
     },
 }
-# What may become part of a path in the cache.
-HUB_ID = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?")
-HUB_REVISION = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95}){0,2}")
+# What may become part of a path in the cache, where "--" stands for "/".
+HUB_ID = re.compile(r"(?!.*--)\w[\w.-]{0,95}(/\w[\w.-]{0,95})?")
+HUB_REVISION = re.compile(r"(?!.*--)\w[\w.-]{0,95}(/\w[\w.-]{0,95}){0,2}")
 
 TIMEOUT = 10, 30  # seconds without a connection, and without an answer or a byte
 PATIENCE = 120  # seconds of waiting between the tries of one download, all together
+LEAST = 60, 60_000  # seconds, and the bytes of a body that must come in that time
 OFFLINE_VARIABLES = ("MINBERT_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 MAX_UNPACKED_RATIO = 100
 
@@ -124,6 +126,11 @@ def _own_words(url):
         raise kind(f"{shown_url(url)}: {reason}", response=response) from None
 
 
+def _passing(status):
+    """Tell whether an HTTP status is of a trouble that waiting may mend; 501 is of a server that knows no HEAD."""
+    return status in (408, 429) or status >= 500 and status != 501
+
+
 def _strong_etag(response) -> str | None:
     """Return what names the content of a response; the hub's X-Linked-Etag is that of the storage it redirects to."""
     etag = response.headers.get("X-Linked-Etag") or response.headers.get("ETag")
@@ -143,6 +150,8 @@ def _version(url, timeout=None, **request):
             if _strong_etag(head) or not head.is_redirect or origin(target) != origin(url):
                 break
             url = target
+        if _passing(head.status_code):
+            head.raise_for_status()
     # A plain ETag of 64 digits may be any other hash; the hub's for large files is the SHA-256.
     digest = re.fullmatch('"?([0-9a-f]{64})"?', head.headers.get("X-Linked-Etag", ""))
     return (_strong_etag(head), digest and digest[1]) if head.ok else (None, None)
@@ -162,18 +171,17 @@ def http_get(url, temp_file, proxies=None, resume_size=0, headers=None, etag=Non
     with _own_words(url):
         response = requests.get(url, stream=True, proxies=proxies, headers=asked, timeout=TIMEOUT)
     with response:
-        part = re.match(r"bytes (\d{1,18})-\d+/(\d{1,18})$", response.headers.get("Content-Range", ""))
-        version = next(filter(None, map(_strong_etag, [*response.history, response])), None)
-        from_there = response.status_code == 206 and part is not None and int(part[1]) == resume_size > 0
-        from_there = from_there and "Content-Encoding" not in response.headers and etag in (None, version)
+        whole = _resumed(response, etag, resume_size)
+        from_there = whole is not None
         if resume_size and not from_there and response.status_code in (206, 416):  # no such bytes: all of it, then
+            response.close()
             return http_get(url, temp_file, proxies=proxies, headers=headers)
         with _own_words(url):
             response.raise_for_status()
         if response.status_code != (206 if from_there else 200):
             raise Refused(f"{shown_url(url)}: HTTP {response.status_code}, which is no file")
         length = re.fullmatch(r"\d{1,18}", response.headers.get("Content-Length", ""))
-        total = int(part[2]) if from_there else int(length[0]) if length else None
+        total = whole if from_there else int(length[0]) if length else None
         _refuse_page(url, response.headers.get("Content-Type", ""))
         temp_file.seek(resume_size if from_there else 0)  # a server that ignores Range sends the whole body
         temp_file.truncate()
@@ -193,10 +201,30 @@ def http_get(url, temp_file, proxies=None, resume_size=0, headers=None, etag=Non
             raise requests.ConnectionError(f"{shown_url(url)}: {arrived} of {total} bytes arrived")
 
 
+def _resumed(response, etag, resume_size):
+    """Return the size of the whole file if a response is the rest of it from byte `resume_size` on, else None."""
+    part = re.match(r"bytes (\d{1,18})-\d+/(\d{1,18})$", response.headers.get("Content-Range", ""))
+    version = next(filter(None, map(_strong_etag, [*response.history, response])), None)
+    from_there = response.status_code == 206 and part is not None and int(part[1]) == resume_size > 0
+    from_there = from_there and "Content-Encoding" not in response.headers and etag in (None, version)
+    return int(part[2]) if from_there else None
+
+
 def _chunks(response, url):
-    """Yield the body; the connection may break at any of them."""
+    """Yield the body as it arrives; raise requests.RequestException if it breaks off, or comes at less than LEAST."""
+    (seconds, least), arrived = LEAST, 0
+    due = time.monotonic() + seconds
     with _own_words(url):
-        yield from response.iter_content(1 << 16)
+        try:
+            while chunk := response.raw.read1(1 << 16, decode_content=True):
+                yield chunk
+                arrived += len(chunk)
+                if time.monotonic() > due:
+                    if arrived < least:
+                        raise requests.Timeout(f"{arrived} bytes in {seconds} s")
+                    due, arrived = time.monotonic() + seconds, 0
+        except TransportError as error:
+            raise BrokenBody(error) from error
 
 
 def _refuse_page(url, content_type, start=b""):
@@ -221,7 +249,7 @@ def retry(attempt, tries=5):
         except requests.RequestException as error:
             status = error.response.status_code if error.response is not None else None
             passing = isinstance(error, (requests.ConnectionError, requests.Timeout, BrokenBody))
-            passing = status in (408, 429) or status >= 500 if status else passing and not isinstance(error, SSLError)
+            passing = _passing(status) if status else passing and not isinstance(error, SSLError)
             asked = error.response.headers.get("Retry-After", "") if status else ""
             pause = int(asked) if re.fullmatch(r"\d{1,9}", asked) else 2 ** number
             if not passing or number == tries - 1 or waited + pause > PATIENCE:
@@ -280,7 +308,12 @@ def _fetch(url, path: Path, force_download=False, sha256=None, **request) -> str
             kind = requests.ConnectionError if resumed else Refused  # what was there before may be to blame
             raise kind(f"{shown_url(url)}: not the published file (SHA-256 {found}, should be {wanted})")
         os.replace(part, path)
+        remove_parts()
         sync_folder(path.parent)
+
+    def remove_parts():
+        for part in path.parent.glob(f"{glob.escape(path.name)}.????????.part"):
+            part.unlink()
 
     if path.exists() and not force_download:
         return str(path)
@@ -289,8 +322,7 @@ def _fetch(url, path: Path, force_download=False, sha256=None, **request) -> str
         with FileLock(f"{path}.lock"):
             if force_download or not path.exists():
                 if force_download:
-                    for part in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
-                        part.unlink()
+                    remove_parts()
                 retry(attempt)
     except requests.RequestException:
         raise
@@ -304,6 +336,7 @@ def _request(url, proxies, use_auth_token, user_agent=None) -> dict:
     """Return what the options of the course's functions mean for `requests`.
 
     A token given as such is for the host of `url`; `True` means $HF_TOKEN, which is for the hub and goes nowhere else.
+    The hub is what $MINBERT_HUB names; over http:// a token travels as plain text.
     """
     token = use_auth_token
     if token is True:
@@ -314,8 +347,9 @@ def _request(url, proxies, use_auth_token, user_agent=None) -> dict:
 
 def get_from_cache(url, cache_dir=None, force_download=False, proxies=None, etag_timeout=10, resume_download=False,
                    user_agent=None, use_auth_token=None, local_files_only=False) -> str:
-    """Return the path of the cached copy of `url`, downloaded first if the server's version is not the cached one.
+    """Return the path of the cached copy of `url`, downloaded first if the server's ETag is not the cached one's.
 
+    Without a strong ETag nobody can tell: then what is cached serves, and `force_download` gets what is there now.
     Without a network, or with `local_files_only`, the newest cached version serves; UserError if there is none.
     `resume_download` changes nothing: an interrupted download is always taken up where that is safe.
     """
@@ -328,7 +362,7 @@ def get_from_cache(url, cache_dir=None, force_download=False, proxies=None, etag
         etag, _ = retry(lambda: _version(url, timeout=etag_timeout, **request), tries=1 if versions else 5)
         return _fetch(url, cache / url_to_filename(url, etag), force_download, **request)
     except requests.RequestException as error:
-        refused = error.response is not None and error.response.status_code < 500
+        refused = error.response is not None and not _passing(error.response.status_code)
         if refused or force_download or not versions:
             raise UserError(
                 f"{shown_url(url)} cannot be downloaded ({error}), and {cache} has no copy to use."
@@ -412,10 +446,13 @@ def pretrained_file(name_or_path, filenames, *, cache_dir=None, revision=None, f
     of one (taken whatever its name), or a hub id, kept in the readable folder CACHE/ID ("/" as "--") where files may
     also be put by hand. Raises UserError when nothing is found, or when the hub is needed and out of reach.
     """
-    name, path = str(name_or_path), os.path.expanduser(name_or_path)
+    name = path = str(name_or_path)
     if name == PACKAGED_MODEL:
         return _packaged_file(filenames)
     if os.path.isfile(path):
+        suffix = os.path.splitext(path)[1]
+        if suffix in (".json", ".txt") and not any(filename.endswith(suffix) for filename in filenames):
+            raise UserError(f"{path} is not {' or '.join(filenames)}: name its folder, {os.path.dirname(path) or '.'}.")
         return path
     if os.path.isdir(path):
         return str(_first_file(Path(path), filenames))
@@ -430,8 +467,14 @@ def pretrained_file(name_or_path, filenames, *, cache_dir=None, revision=None, f
     else:
         raise UserError(f"{name!r}: there is no such file or folder, and the id of a model on a hub looks different.")
     for filename in urls:
-        if (folder / filename).is_file() and not force_download:
-            return str(folder / filename)
+        cached = folder / filename
+        if cached.is_file() and not force_download:
+            if filename in digests and sha256_of(cached) != digests[filename]:  # put there by hand, or damaged since
+                print(f"warning: {cached} is not the published file of {name} (SHA-256 differs)", file=sys.stderr)
+            return str(cached)
+    known = {PACKAGED_MODEL, *PINNED_SHA256, *(p.parent.name.replace("--", "/") for p in cache.glob("*/config.json"))}
+    near = nearest(name, known - {name})
+    absent = f"'{shown_url(name)}'{near and f' ({near[2:]})'} is no file or folder here"
     refusals = []
     for filename, url in urls.items():
         try:
@@ -444,16 +487,13 @@ def pretrained_file(name_or_path, filenames, *, cache_dir=None, revision=None, f
             if status not in (401, 403, 404, 410):  # the hub answers 401 for a name that it does not know
                 files = f"{CONFIG_NAME}, {VOCAB_NAME} and {SAFE_WEIGHTS_NAME} or {WEIGHTS_NAME}"
                 raise UserError(
-                    f"'{shown_url(name)}' is no file or folder here and not whole in the cache, and the network does "
-                    f"not deliver it ({error}). Three ways on: `--pretrained DIR`, a folder that holds {files}; "
-                    f"`--pretrained {PACKAGED_MODEL}`, the weights that setup.sh installs; or fill the cache by hand: "
-                    f"download {shown_url(url)} and the others of {files} where there is a network and put them into "
-                    f"{folder}."
+                    f"{absent} and not whole in the cache, and the network does not deliver it ({error}). Three ways "
+                    f"on: `--pretrained DIR`, a folder that holds {files}; `--pretrained {PACKAGED_MODEL}`, the "
+                    f"weights that setup.sh installs; or fill the cache by hand: download {shown_url(url)} and the "
+                    f"others of {files} where there is a network and put them into {folder}."
                 ) from error
             refusals.append(f"{shown_url(url)} (HTTP {status})")
-    raise UserError(
-        f"'{shown_url(name)}' is no file or folder here, and these addresses do not have it: {', '.join(refusals)}."
-    )
+    raise UserError(f"{absent}, and these addresses do not have it: {', '.join(refusals)}.")
 
 
 def _first_file(folder: Path, filenames) -> Path:

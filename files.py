@@ -4,6 +4,7 @@ import argparse
 import difflib
 import errno
 import os
+import re
 import secrets
 import sys
 import traceback
@@ -14,13 +15,19 @@ from pathlib import Path
 REMEDIES = {
     errno.ENOSPC: "make room there",
     errno.EDQUOT: "make room there, the quota is used up",
+    errno.EFBIG: "files there may not be that large: raise the limit (`ulimit -f`), or name another place",
     errno.EACCES: "change its permissions, or name another place",
     errno.EPERM: "change its permissions, or name another place",
     errno.EROFS: "the disk may not be written, name another place",
     errno.EIO: "the disk or the way to it fails: try again, or name another place",
     errno.EISDIR: "it is a folder, name a file",
     errno.ENOTDIR: "what its path takes for a folder is a file, name another place",
-    errno.ENOENT: "name one that is there",
+    errno.ENOENT: "name another path",
+    errno.EEXIST: "something of that name is in the way, name another place",
+    errno.ELOOP: "its links lead in a circle, name another place",
+    errno.ETIMEDOUT: "the disk or the way to it does not answer: try again, or name another place",
+    errno.EPIPE: "what should read it has ended",
+    errno.ENOMEM: "close other programs",
     errno.ENAMETOOLONG: "give it a shorter name",
     errno.EMFILE: "close other programs, or raise the limit with `ulimit -n`",
 }
@@ -77,15 +84,23 @@ def nearest(word, words):
 def run_script(main):
     """Call `main()`; a `UserError` ends the script with its message and exit code 2, Ctrl-C with 130.
 
-    After --debug, the traceback comes first.
+    So does a lack of memory. After --debug, the traceback comes first. When nobody reads the output any more
+    (`| head`), the script ends without a word, as a closed pipe ends other programs, with 141.
     """
     Debug.shown = False
     try:
-        return main()
+        result = main()
+        sys.stdout.flush()
+        return result
     except Interrupted as interruption:
         print(interruption, file=sys.stderr)
         sys.exit(interruption.code)
-    except (UserError, OSError) as error:
+    except (UserError, OSError, MemoryError, RuntimeError) as error:
+        if isinstance(error, BrokenPipeError) and error.filename is None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more
+            sys.exit(128 + 13)  # SIGPIPE
+        if isinstance(error, RuntimeError) and not lacks_memory(error):
+            raise
         if Debug.shown:
             traceback.print_exc()
         print(f"error: {error if isinstance(error, UserError) else described(error)}", file=sys.stderr)
@@ -95,8 +110,18 @@ def run_script(main):
         sys.exit(130)
 
 
+def lacks_memory(error):
+    """Tell whether an error says that there is not enough memory: Python's own, or torch's on any device."""
+    words = "out of memory|can't allocate memory|not enough memory"
+    return isinstance(error, MemoryError) or isinstance(error, RuntimeError) and bool(re.search(words, str(error)))
+
+
 def described(error):
-    """Return an OSError as a message that names the file and what to do."""
+    """Return an OSError, or a lack of memory, as a message that names the file and what to do."""
+    if lacks_memory(error):
+        detail = f" ({' '.join(str(error).split())[:200]})" if str(error) else ""
+        return (f"not enough memory{detail}; close other programs, or train with --accumulate N, the same update in N "
+                "parts, a smaller --batch_size or a smaller --max_length")
     if error.errno is None:  # a library's own, with a text of its own
         return str(error)
     file = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
@@ -105,7 +130,7 @@ def described(error):
 
 def remedy(error):
     """Return what to do about an error in reading or writing a file."""
-    return REMEDIES.get(getattr(error, "errno", None), "make room there")
+    return REMEDIES.get(error.errno, "try again, or name another place")
 
 
 @contextmanager
@@ -114,7 +139,7 @@ def atomic_write(path, mode="w"):
 
     Parent folders are made. Text is UTF-8 with "\\n" line ends on every system. An OSError names `path`.
     """
-    path = Path(os.path.realpath(path))  # a link stays a link
+    path = followed(path)
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     if is_device(path) or path.is_dir():  # nothing to replace (a folder raises here)
         with named(path), open(path, mode, **text) as file:
@@ -132,6 +157,11 @@ def atomic_write(path, mode="w"):
             sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def followed(path):
+    """Return the path that a link leads to, so that the link stays; a device's own, as /dev/stdout may lead nowhere."""
+    return Path(path if is_device(path) else os.path.realpath(path))
 
 
 def is_device(path):
@@ -192,14 +222,15 @@ def existing_folder(path):
 
 
 def unwritable(paths):
-    """Return why files cannot be written, a line each; found out by trying, which leaves nothing there."""
-    problems = []
+    """Return why files cannot be written, a line for each folder; found out by trying, which leaves nothing there."""
+    problems = {}  # (folder, what is wrong there) -> paths
     for path in paths:
         try:
-            try_to_write(Path(os.path.realpath(path)))
+            try_to_write(followed(path))
         except OSError as error:
-            problems.append(f"{path} cannot be written ({error.strerror}): {remedy(error)}")
-    return problems
+            why = f"cannot be written ({error.strerror}): {remedy(error)}"
+            problems.setdefault((os.path.dirname(path), why), []).append(path)
+    return [f"{', '.join(map(str, paths))} {why}" for (_, why), paths in problems.items()]
 
 
 def try_to_write(path):

@@ -33,7 +33,7 @@ from engine import SEEN_ROWS, autocast, fit, make_optimizer
 from evaluation import TASKS, model_eval_multitask, multitask_loaders, overall_score
 from extensions import SCHEDULES, TASK_LOSSES
 from files import UserError, run_script
-from reading import require_files
+from reading import FORMATS, read_sound, require_files
 from utils import get_device, seed_everything
 
 BERT_HIDDEN_SIZE = 768  # a name of the course; the encoder's own config tells its size
@@ -415,6 +415,11 @@ def main():
     require_files(inputs)
     require_outputs(args, inputs, [getattr(args, f"{task}_{split}_out") for task in args.tasks
                                    for split in ("dev", "test")])
+    if args.use_gpu:
+        get_device(True)  # raises without one
+    for task, form in zip(TASKS, FORMATS, strict=True):  # training reads the other files before its first step
+        if task in args.tasks:
+            read_sound(getattr(args, f"{task}_test"), form, labelled=False, skip_bad_rows=args.skip_bad_rows)
     train_multitask(args)
     test_multitask(args)
     distributed.stop()

@@ -23,6 +23,7 @@ NO_LABEL = "without a label"
 NO_TEXT = {b"\x1f\x8b": "packed with gzip: unpack it with `gunzip`, or `gzip -d < FILE > NEW.csv`",
            b"PK\x03\x04": "a zip archive or a workbook: unpack it, or save the table as tab-separated text",
            b"\xff\xfe": "UTF-16 text: save it as UTF-8", b"\xfe\xff": "UTF-16 text: save it as UTF-8"}  # first bytes
+LARGEST = 2**30  # bytes of a file that are read; Quora's training file has 2**24
 
 
 def preprocess_string(s):
@@ -85,7 +86,8 @@ class Report(NamedTuple):
 
 
 def require_files(paths):
-    """Raise UserError, naming them all, when some of the data files are not there."""
+    """Raise UserError, naming them all, when some of the data files are not there or two of them are one file."""
+    paths = [*paths]
     folders = [str(path) for path in paths if os.path.isdir(path)]
     if folders:
         raise UserError(f"{', '.join(folders)} is a folder, not a data file; name the file in it")
@@ -93,12 +95,21 @@ def require_files(paths):
     if missing:
         raise UserError(f"no data file {', '.join(missing)}; `python -m scripts.download_data` fetches the course's "
                         "files, and `python multitask_classifier.py --demo` does without them")
+    first = {}
+    for path in paths:
+        other = first.setdefault(os.path.realpath(path), path)
+        if other is not path:
+            raise UserError(f"{other} and {path} are one file, and no row may be trained on and predicted: name "
+                            "another file for one of the two")
 
 
 def read_text(path):
     """Return a file's text, its lines ending in "\\n", and {line: what is wrong} for lines with damaged bytes."""
     require_files([path])
     try:
+        if os.path.getsize(path) > LARGEST:
+            raise UserError(f"{path} has {os.path.getsize(path) / 2**30:.1f} GiB, no data file is that large: name "
+                            "the file that was meant")
         with open(path, "rb") as file:
             data = file.read()
     except OSError as error:
@@ -141,8 +152,10 @@ def read_table(path):
             continue
         lines, problem = range(first, first + 1), None
         width = width or len(cells)
-        # A text may hold line ends and tabs, but with as many tabs as a row it is rows that a stray quote made one of.
-        swallowed = any("\n" in cell and cell.count("\t") >= width - 1 for cell in cells)
+        # A text may hold line ends and tabs, but with as many tabs as a row, or a line that begins with a row's number,
+        # it is rows that a stray quote made one of.
+        swallowed = any("\n" in cell and (cell.count("\t") >= width - 1 or re.search(r"\n\d+\t", cell))
+                        for cell in cells)
         if last > first and (failure or len(cells) != width or swallowed):
             lines = range(first, last + 1)
             problem = "behind an open quote", (f"a quote opens here and swallows the lines up to {last}; close it, "
@@ -188,6 +201,9 @@ def places(path, header, form, labelled):
         return [*map(header.index, columns), *([] if labelled else [None])]
     if swapped:
         hint = f"this is a file of {swapped[0]}, not of {form.name}: were two paths swapped?"
+    elif mark := next((mark for mark in ",;|" if len(header) == 1
+                       and {*columns} & {name.strip('" ') for name in header[0].split(mark)}), None):
+        hint = f"its cells are parted by {mark!r}: save it as tab-separated text"
     elif near := like(wrong[0], header):
         hint = f"rename {near[0]!r} to {wrong[0]!r}"
     elif wrong == [form.label]:
@@ -200,10 +216,9 @@ def places(path, header, form, labelled):
 
 def parse_label(text, form):
     """Return the label of `form` that a cell's text spells, or None."""
-    try:
-        value = float(text)
-    except ValueError:
+    if not re.fullmatch(r"\s*\d+(\.\d*)?\s*", text, re.ASCII):
         return None
+    value = float(text)
     return form.type(value) if 0 <= value <= form.maximum and value == form.type(value) else None
 
 
@@ -248,11 +263,17 @@ def read_report(path, form, labelled=True):
     return rows, Report(str(path), len(rows), sum(map(len, why.values())), why, bad, empty)
 
 
-def read_rows(path, form, labelled=True, skip_bad_rows=False):
-    """Read one file into rows and print the report; a bad row raises UserError, or `skip_bad_rows` leaves it out."""
+def read_sound(path, form, labelled=True, skip_bad_rows=False):
+    """Return what read_report does; raises UserError also for a bad row, unless `skip_bad_rows`, and for no row."""
     rows, report = read_report(path, form, labelled)
     if refusal := report.refusal(skip_bad_rows):
         raise UserError(refusal)
+    return rows, report
+
+
+def read_rows(path, form, labelled=True, skip_bad_rows=False):
+    """Read one file into rows and print the report; a bad row raises UserError, or `skip_bad_rows` leaves it out."""
+    rows, report = read_sound(path, form, labelled, skip_bad_rows)
     print(report)
     if report.bad:
         print(f"warning: bad rows of {path} are left out; of a dev or test file, the predictions lack their ids and "
@@ -262,10 +283,14 @@ def read_rows(path, form, labelled=True, skip_bad_rows=False):
 
 def prediction_ids(path):
     """Return the ids that predictions for this file must hold, in file order: those of its rows, as read_rows has."""
-    rows, report = read_report(path, *recognise(path))
-    if refusal := report.refusal():
-        raise UserError(refusal)
-    return [row[-1] for row in rows]
+    return [row[-1] for row in read_sound(path, *recognise(path))[0]]
+
+
+def warn_of_cfimdb(path, rows):
+    """Warn when no label of an SST file is above 1, as in CFIMDB's; a few rows may be so by chance."""
+    if len(rows) >= 20 and all(row[1] <= 1 for row in rows):
+        print(f"warning: the labels of {path} are 0 and 1 alone, and SST's are 0 to 4: is this a file of CFIMDB?",
+              file=sys.stderr)
 
 
 def load_multitask_data(sentiment_filename, paraphrase_filename, similarity_filename, split="train",
@@ -281,6 +306,8 @@ def load_multitask_data(sentiment_filename, paraphrase_filename, similarity_file
         for filename, form in ((sentiment_filename, SENTIMENT), (paraphrase_filename, PARAPHRASE),
                                (similarity_filename, SIMILARITY))
     )
+    if labelled:
+        warn_of_cfimdb(sentiment_filename, sst)
     num_labels = {label: index for index, label in enumerate(dict.fromkeys(row[1] for row in sst))} if labelled else {}
     return sst, num_labels, para, sts
 

@@ -33,6 +33,7 @@ TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
 MEMO_WORDS = 100_000  # at most so many words are remembered, about 16 MB of English
 MEMO_CHARS = 64  # and none that is longer
 MAX_VOCAB_BYTES, MAX_TOKEN_CHARS = 2**26, 1000  # of a vocabulary and one of its tokens; real ones have 5 MB and 50
+EXPECTED = "expected one token a line: fetch the file again, or mend it"
 # An ideograph is a word of its own. The gap after U+2B81F is the oracle's: that block begins at U+2B820.
 IDEOGRAPHS = re.compile(
     "[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002a6df\U0002a700-\U0002b81f\U0002b920-\U0002ceaf"
@@ -58,13 +59,14 @@ def load_vocab(vocab_file):
         lines = data.decode("utf-8").replace("\r\n", "\n").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
         number = data.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{vocab_file}, line {number}: not UTF-8 text; expected one token a line") from error
+        raise UserError(f"{vocab_file}, line {number}: not UTF-8 text; {EXPECTED}") from error
     for number, token in enumerate(lines, start=1):
         if not token or "\0" in token or len(token) > MAX_TOKEN_CHARS:
             what = "empty" if not token else "a NUL byte" if "\0" in token else f"{len(token):,} characters"
-            raise UserError(f"{vocab_file}, line {number}: {what}; expected one token a line")
+            raise UserError(f"{vocab_file}, line {number}: {what}; {EXPECTED}")
         if token in vocab:
-            raise UserError(f"{vocab_file}, line {number}: {token!r} stands in line {vocab[token] + 1} already")
+            raise UserError(f"{vocab_file}, line {number}: {token!r} stands in line {vocab[token] + 1} already; "
+                            f"{EXPECTED}")
         vocab[token] = number - 1
     return vocab
 
@@ -243,7 +245,7 @@ class BertTokenizer:
         special = self.all_special_tokens = [unk_token, sep_token, pad_token, cls_token, mask_token]
         self.unk_token, self.sep_token, self.pad_token, self.cls_token, self.mask_token = special
         if missing := [token for token in special if token not in self.vocab]:
-            raise UserError(f"{vocab_file}: none of lines 1 to {len(self)} is {' or '.join(missing)}")
+            raise UserError(f"{vocab_file}: none of lines 1 to {len(self)} is {' or '.join(missing)}; {EXPECTED}")
         ids = self.all_special_ids = [self.vocab[token] for token in special]
         self.unk_token_id, self.sep_token_id, self.pad_token_id, self.cls_token_id, self.mask_token_id = ids
         self.basic_tokenizer = BasicTokenizer(do_lower_case, None, tokenize_chinese_chars, strip_accents)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import requests
 
-from downloads import fetch_part, retry, shown_url
-from files import Parser, UserError, run_script
+from downloads import fetch_part, is_remote_url, retry, shown_url
+from files import Parser, UserError, alone_in, run_script
 
 BASE_URL = "https://raw.githubusercontent.com/gpoesia/minbert-default-final-project/main/data"
 BLOB_IDS = {
@@ -71,17 +71,20 @@ def main(argv=None):
     parser.add_argument("--base_url", default=BASE_URL, help="address of the folder (default: %(default)s)")
     parser.add_argument("--force", action="store_true", help="replace files of another content")
     args = parser.parse_args(argv)
-    args.data_dir.mkdir(parents=True, exist_ok=True)
+    if not is_remote_url(args.base_url):
+        raise UserError(f"--base_url {args.base_url}: not an address that starts with http:// or https://. Files of a "
+                        "folder on this machine can be copied, or named with --data_dir.")
     in_the_way = []
-    for name, blob_id in BLOB_IDS.items():
-        path = args.data_dir / name
-        if path.exists() and git_blob_id(path) == blob_id:
-            print(f"{path}: already there")
-        elif path.exists() and not args.force:
-            in_the_way.append(str(path))
-        else:
-            fetch(name, blob_id, args.data_dir, args.base_url)
-            print(f"{path}: downloaded")
+    with alone_in(args.data_dir):
+        for name, blob_id in BLOB_IDS.items():
+            path = args.data_dir / name
+            if path.exists() and git_blob_id(path) == blob_id:
+                print(f"{path}: already there")
+            elif path.exists() and not args.force:
+                in_the_way.append(str(path))
+            else:
+                fetch(name, blob_id, args.data_dir, args.base_url)
+                print(f"{path}: downloaded")
     if in_the_way:
         raise UserError(
             f"not the course's files, and left as they are: {', '.join(in_the_way)}. Move them away and run the "

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pickle
+import re
 import resource
 import signal
 import subprocess
@@ -66,13 +67,14 @@ def tensor(count, size, stride, offset=0):
     return Call(torch._utils._rebuild_tensor_v2, Stored(count), offset, size, stride, False, {})
 
 
-def write_torch(path, value, records, compression=zipfile.ZIP_STORED):
+def write_torch(path, value, records, compression=zipfile.ZIP_STORED, comment=b""):
     """Write a file as torch.save does: a value that holds `tensor`s, and the bytes of their records, {name: bytes}."""
     content = io.BytesIO()
     pickler = type("Pickler", (pickle.Pickler,), {"persistent_id": lambda self, item: getattr(item, "id", None)})
     pickler(content, 2).dump(value)
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("a/data.pkl", content.getvalue())
+        archive.comment = comment
+        archive.writestr("a/data.pkl", content.getvalue(), compression)
         archive.writestr("a/version", "3\n")
         archive.writestr("a/byteorder", "little")
         for name, data in records.items():
@@ -84,13 +86,14 @@ def refused(load, path, record, given, expected, folder):
     seen = outcome(load, path)
     assert seen["kind"] == "UserError", seen
     assert seen["seconds"] < SECONDS and seen["mib"] < MIB, seen
+    assert not re.search("MemoryError|allocate", seen["cause"]), seen  # by a check, not by this process's limit
     assert "weights_only" not in seen["message"] and "allow_pickle" not in seen["message"]
     record("Hostile files", given, expected, seen["message"], seconds=seen["seconds"], mib=seen["mib"], folder=folder)
     return seen["message"]
 
 
 def outcome(load, path):
-    """Return {kind, message, seconds, mib}: what came of reading a file in a process apart."""
+    """Return {kind, message, cause, seconds, mib}: what came of reading a file in a process apart."""
     process = server()
     process.stdin.write(json.dumps({"load": load, "path": str(path)}) + "\n")
     process.stdin.flush()
@@ -114,21 +117,32 @@ def memory(what):
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(what)), 0)
 
 
+def reset_peak():
+    """Let VmHWM begin at this moment's VmRSS, where the system can; return that in MiB."""
+    if Path("/proc/self/clear_refs").exists():
+        Path("/proc/self/clear_refs").write_text("5")
+    return memory("VmRSS")
+
+
+def causes(error):
+    """Return the errors of which an error was made, as text."""
+    return "" if error is None else f"{error!r} {causes(error.__cause__ or error.__context__)}"
+
+
 def examine(load, path):
-    """Call `load(path)` in a child of this process; return {kind, message, seconds, mib}."""
+    """Call `load(path)` in a child of this process; return {kind, message, cause, seconds, mib}."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
         signal.alarm(20)
-        if Path("/proc/self/clear_refs").exists():
-            Path("/proc/self/clear_refs").write_text("5")  # the highest memory is this moment's
+        before, start = reset_peak(), time.perf_counter()
+        if memory("VmSize"):
             resource.setrlimit(resource.RLIMIT_AS, (int(memory("VmSize") * 2**20) + ROOM, resource.RLIM_INFINITY))
-        before, start = memory("VmRSS"), time.perf_counter()
         try:
-            kind, message = "", str(load(path))[:500]
+            kind, message, cause = "", str(load(path))[:500], ""
         except BaseException as error:
-            kind, message = type(error).__name__, str(error)
-        seen = {"kind": kind, "message": message, "seconds": time.perf_counter() - start,
+            kind, message, cause = type(error).__name__, str(error), causes(error.__cause__)[:9000]
+        seen = {"kind": kind, "message": message, "cause": cause, "seconds": time.perf_counter() - start,
                 "mib": max(0, memory("VmHWM") - before)}
         os.write(writing, json.dumps(seen).encode()[:60_000])
         os._exit(0)
@@ -136,7 +150,8 @@ def examine(load, path):
     with os.fdopen(reading, "rb") as file:
         answer = file.read()
     _, status = os.waitpid(child, 0)
-    return json.loads(answer) if answer else {"kind": f"status {status}", "message": "", "seconds": 20, "mib": 0}
+    nothing = {"kind": f"status {status}", "message": "", "cause": "", "seconds": 20, "mib": 0}
+    return json.loads(answer) if answer else nothing
 
 
 def main():

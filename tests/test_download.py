@@ -13,7 +13,7 @@ import requests
 import downloads
 from downloads import cached_path, get_from_cache, http_get
 from files import UserError
-from tests.file_server import quick, serve
+from tests.file_server import Reply, quick, serve
 
 BODY = bytes(range(256)) * 8000
 
@@ -70,9 +70,29 @@ def test_get_from_cache_follows_versions_and_survives_offline(cache):
             get_from_cache(f"{server.url}/missing")
         files["/x"] = 503
         assert get_from_cache(url) == second
+        files["HEAD /x"] = 429
+        assert get_from_cache(url) == second
     assert get_from_cache(url) == second == cached_path(url, local_files_only=True)
     with pytest.raises(UserError):
         get_from_cache(url, force_download=True)
+
+
+def test_a_version_that_the_server_is_too_busy_to_tell_is_asked_for_again():
+    with serve({"/x": b"one", "HEAD /x": [503, b"one"]}) as server:
+        path = get_from_cache(f"{server.url}/x")
+        assert get_from_cache(f"{server.url}/x") == path and len(os.path.basename(path)) == 129
+        assert [method for method, _, _ in server.log] == ["HEAD", "HEAD", "HEAD", "GET", "HEAD"]
+
+
+def test_http_get_closes_an_answer_before_it_asks_again(monkeypatch):
+    answers, get = [], requests.get
+    monkeypatch.setattr(requests, "get", lambda *args, **options: (
+        pytest.fail("the first is open") if any(not answer.raw.closed for answer in answers)
+        else answers.append(get(*args, **options)) or answers[-1]))
+    with serve({"/x": [Reply(BODY, 206, {"Content-Length": str(len(BODY))}), BODY]}) as server:
+        file = io.BytesIO(BODY[:1000])
+        http_get(f"{server.url}/x", file, resume_size=1000)
+    assert file.getvalue() == BODY and len(answers) == 2
 
 
 def test_cached_path_of_files_and_archives(tmp_path):

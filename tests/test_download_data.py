@@ -84,6 +84,14 @@ def test_another_file_in_the_way_is_left_unless_forced(tmp_path):
         assert contents(tmp_path) == FILES
 
 
+@pytest.mark.parametrize("address", ["/some/folder", "ftp://host/data"])
+def test_base_url_that_is_no_address(address, tmp_path, record):
+    with pytest.raises(UserError, match=f"^--base_url {address}: not an address") as error:
+        download_data.main(["--data_dir", str(tmp_path / "data"), "--base_url", address])
+    assert not (tmp_path / "data").exists()
+    record("Downloads", f"download_data --base_url {address}", "an error at once that names the flag", error.value)
+
+
 def test_course_files_have_their_ids(course_dir):
     assert len(COURSE_IDS) == 12
     for name in ("ids-sst-train.csv", "ids-cfimdb-dev.csv", "quora-dev.csv", "sts-test-student.csv"):

@@ -68,6 +68,10 @@ GOOD = [  # given, the hub's answers, other addresses, the pauses, the GET reque
      [(PATH, None), (PATH, REST), (PATH, None)]),
     ("a cut, then more bytes than the file has", [CUT, rest(BODY[START:] + b"more"), BODY], {}, [1, 2],
      [(PATH, None), (PATH, REST), (PATH, None)]),
+    ("HTTP 503 to HEAD, then the ETag", BODY, {f"HEAD {PATH}": [503, BODY]}, [1], [(PATH, None)]),
+    ("HTTP 429 to HEAD that says Retry-After: 7", BODY,
+     {f"HEAD {PATH}": [Reply(status=429, headers={"Retry-After": "7"}), BODY]}, [7], [(PATH, None)]),
+    ("HTTP 501 to HEAD, which the server does not know", BODY, {f"HEAD {PATH}": 501}, [], [(PATH, None)]),
     ("a body that is compressed unasked", Reply(gzip.compress(BODY), headers={"Content-Encoding": "gzip"}), {}, [],
      [(PATH, None)]),
     ("the answer comes too late", [Reply(BODY, headers=WHOLE, wait=0.4), BODY], {}, [1], [(PATH, None)] * 2),
@@ -88,6 +92,14 @@ def test_what_mends_itself(given, answer, others, waits, gets, fetch, cache, pau
     assert [(path, asked) for method, path, asked in log if method == "GET"] == gets
     resumed = ", taken up where it stopped" if server.log[-1][2] and "ignores" not in given else ""
     record("Downloads", given, "the whole file", f"the whole file after {len(gets)} requests{resumed}")
+
+
+def test_a_body_that_drips(fetch, pauses, monkeypatch, record):
+    monkeypatch.setattr(downloads, "LEAST", (0.2, 1000))
+    got, server = fetch([Reply(BODY, headers=WHOLE, drip=100), BODY])
+    assert got == BODY and pauses == [1] and server.log[-1][2].startswith("bytes=")
+    record("Downloads", "a body of which a byte comes now and then", "broken off, taken up where it stopped",
+           "the whole file after 2 requests; less than 60 kB in a minute is too little")
 
 
 BAD = [  # given, the answer, what the message says, waits

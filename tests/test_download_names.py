@@ -21,7 +21,7 @@ def environment(tmp_path, monkeypatch):
 
 
 HUB_IDS = ["../../evil", "..", "a/../../evil", "a/..", "..\\..\\evil", "C:evil", "C:\\evil", "/evil/bert", "a/b/c",
-           "a//b", "~nobody/x", "a\0b", "a\nb", "a" * 5000, "\udcff", "-x", ".hidden", "a b", "http://", "http://[::1",
+           "a//b", "~nobody/x", "a\0b", "a\nb", "a" * 5000, "\udcff", "-x", ".hidden", "a b", "a--b", "http://", "http://[::1",
            "http://\udcff/x", "https://a..b/x", "http://127.0.0.1:99999999/x", "http:///x", "http://\0/x"]
 
 
@@ -38,7 +38,7 @@ def test_names_that_are_no_hub_ids(name, tmp_path, monkeypatch, record):
            "an error; nothing asked for or written", error.value)
 
 
-@pytest.mark.parametrize("revision", ["../../evil", "..\\evil", "a/..", "/evil", "", " "])
+@pytest.mark.parametrize("revision", ["../../evil", "..\\evil", "a/..", "/evil", "", " ", "a--b"])
 def test_revisions(revision, tmp_path, monkeypatch):
     with serve({}) as server:
         monkeypatch.setenv("MINBERT_HUB", server.url)

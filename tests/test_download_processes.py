@@ -1,5 +1,6 @@
 """Several processes at one cache, and what a process that was killed leaves there."""
 
+import hashlib
 import os
 import signal
 import zipfile
@@ -9,9 +10,11 @@ import pytest
 
 import downloads
 from downloads import cached_path, get_from_cache, pretrained_file
+from scripts import download_data
 from tests.file_server import kept, quick, serve
 
 BODY = bytes(range(256)) * 8000  # 32 chunks
+BLOB_ID = hashlib.sha1(b"blob %d\0" % len(BODY) + BODY).hexdigest()
 PATH = "/bert/resolve/main/vocab.txt"
 
 
@@ -20,7 +23,17 @@ def environment(tmp_path, monkeypatch):
     quick(tmp_path, monkeypatch)
 
 
-def test_eight_processes_download_once(tmp_path, monkeypatch, record):
+def course_file(url, folder):
+    """Run download_data for one file, of which git's id is BLOB_ID."""
+    download_data.BLOB_IDS = {"vocab.txt": BLOB_ID}
+    download_data.main(["--data_dir", str(folder), "--base_url", f"{url}{PATH.removesuffix('/vocab.txt')}"])
+    return str(folder / "vocab.txt")
+
+
+@pytest.mark.parametrize("given, fetch", [
+    ("the same file", lambda url, folder: pretrained_file("bert", ("vocab.txt",))),
+    ("the course's data", course_file)])
+def test_eight_processes_download_once(given, fetch, tmp_path, monkeypatch, record):
     with serve({PATH: BODY}) as server:
         monkeypatch.setenv("MINBERT_HUB", server.url)
         start, go = os.pipe()
@@ -32,7 +45,7 @@ def test_eight_processes_download_once(tmp_path, monkeypatch, record):
                 try:
                     os.close(go)
                     os.read(start, 1)  # all of them wait for the end of this pipe
-                    os.write(answer, pretrained_file("bert", ("vocab.txt",)).encode() + b"\n")
+                    os.write(answer, fetch(server.url, tmp_path / "data").encode() + b"\n")
                     os._exit(0)
                 finally:
                     os._exit(1)
@@ -43,7 +56,7 @@ def test_eight_processes_download_once(tmp_path, monkeypatch, record):
             os.close(end)
         assert len(paths) == 8 and len(set(paths)) == 1 and Path(paths[0]).read_bytes() == BODY
         assert [entry for entry in server.log if entry[0] == "GET"] == [("GET", PATH, None)]
-    record("Downloads", "eight processes ask for the same file at once", "one download", "one GET, eight whole answers")
+    record("Downloads", f"eight processes ask for {given} at once", "one download", "one GET, eight whole answers")
 
 
 def killed_at(owner, name, call, action):

@@ -15,7 +15,7 @@ from files import UserError
 from multitask_classifier import POOLERS, MultitaskBERT
 from optimizer import AdamW
 from tests.fixtures_tiny import tiny_bert_dir
-from tests.hostile import refused
+from tests.hostile import Call, refused
 
 EXPECTED = "one error that names the file and what is wrong in it"
 
@@ -68,6 +68,9 @@ CHANGES = {  # what a table row says -> (what changes the checkpoint, what the m
     "bert_config: a method's name": (put(*BERT, "validate", value=1), "bert_config: 'validate' is no name for"),
     "bert_config of a model of 1 GB": (
         put(*BERT, "vocab_size", value=10**7), "is of 240,018,640 weights, and the file holds"),
+    "a call of torch.Tensor(2 * 10^8) and a bert_config as large": (
+        lambda saved: (put(*BERT, "vocab_size", value=10**6)(saved),
+                       saved["model"].update(more=Call(torch.Tensor, 2 * 10**8))), "weights, and the file holds"),
     "text for the weights' tensors": (
         lambda saved: saved.update(model=dict.fromkeys(saved["model"], "x")), "weights, and the file holds 0"),
     "weights that are one number each, repeated": (

@@ -27,6 +27,8 @@ def lines(*tokens):
 VOCABULARIES = {
     "no [CLS]": (lines(*SPECIAL[:2], *SPECIAL[3:], "a"), r"vocab.txt: none of lines 1 to 5 is [CLS]"),
     "no special token": (lines("a", "b"), r"vocab.txt: none of lines 1 to 2 is [UNK] or [SEP] or [PAD] or [CLS]"),
+    "a web page in it": (b"<!DOCTYPE html><p>Log in</p>", "is [UNK] or [SEP] or [PAD] or [CLS] or [MASK]; expected one "
+                         "token a line: fetch the file again, or mend it"),
     "nothing in it": (b"", "vocab.txt, line 1: empty"),
     "an empty line": (lines(*SPECIAL, "", "a"), "vocab.txt, line 6: empty"),
     "a token twice": (lines(*SPECIAL, "a", "a"), "vocab.txt, line 7: 'a' stands in line 6 already"),

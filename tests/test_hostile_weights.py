@@ -122,6 +122,35 @@ def test_pickles(given, saved, record):
     assert "pytorch_model.bin" in refused("model", saved, record, f"pytorch_model.bin with {given}", SAYS, saved)
 
 
+@pytest.mark.parametrize("given, value, comment", [
+    ("a tensor's bytes", {BIAS: tensor(4, (4,), (1,))}, b""),
+    ("a call of bytearray(9 * 10^8)", {BIAS: Call(bytearray, 9 * 10**8)}, b"x" * 2000),
+    ("the same behind what only torch takes for the end", {BIAS: Call(bytearray, 9 * 10**8)}, b"x" * 2000 + b"PK\5\6")])
+def test_compressed_archives(given, value, comment, saved, record):
+    """A compressed pickle hides what it calls, and a long comment makes room for what it unpacks to."""
+    (saved / "model.safetensors").unlink()
+    write_torch(saved / "pytorch_model.bin", value, {"0": b"\0" * 16}, zipfile.ZIP_DEFLATED, comment)
+    assert "pytorch_model.bin" in refused("model", saved, record, f"pytorch_model.bin, compressed, with {given}",
+                                          "refused before it is unpacked", saved)
+
+
+def test_memory_that_nothing_fills_counts_for_no_weights(saved, record):
+    """torch's unpickler lets `torch.Tensor(n)` be called, which takes addresses and no memory."""
+    (saved / "model.safetensors").unlink()
+    (saved / "config.json").write_text(json.dumps({**SMALL, "vocab_size": 10**7}))
+    write_torch(saved / "pytorch_model.bin", {BIAS: Call(torch.Tensor, 2 * 10**8)}, {})
+    assert "and a model with this config.json has 120," in refused(
+        "model", saved, record, "pytorch_model.bin with a call of torch.Tensor(2 * 10^8), and a config.json as large",
+        "refused before the model is made", saved)
+
+
+@pytest.mark.parametrize("load, name", [("model", "config.json"), ("model", "vocab.txt"), ("tokenizer", "config.json")])
+def test_another_file_of_the_folder(load, name, saved, record):
+    (saved / "vocab.txt").touch()
+    message = refused(load, saved / name, record, f"DIR/{name} as the {load}", "an error: name the folder", saved)
+    assert f"{name} is not " in message and message.endswith(f": name its folder, {saved}.")
+
+
 def test_an_archive_that_unpacks_to_a_thousand_times_its_size(saved, record):
     (saved / "model.safetensors").unlink()
     write_torch(saved / "pytorch_model.bin", {BIAS: tensor(2**24, (2**24,), (1,))}, {"0": b"\0" * 2**26},

@@ -111,14 +111,14 @@ torch.save = save
 """
 
 
-@pytest.mark.parametrize("before", [FULL_DISK, FULL_FOR_TORCH])
-def test_a_full_disk_leaves_the_checkpoint_before(before, end, script, data, folder):  # noqa: F811
+@pytest.mark.parametrize("before, remedy", [(FULL_DISK, "or name another place"), (FULL_FOR_TORCH, "make room there")])
+def test_a_full_disk_leaves_the_checkpoint_before(before, remedy, end, script, data, folder):  # noqa: F811
     script.start(folder, *flags_of(data, *EPOCHS), before=SLOW_SCORING.format(n=3))
     assert script.signal_when((folder / "scoring").exists, signal.SIGTERM)[0] == 143
     kept = {name: (folder / RUN / name).read_bytes() for name in ("best.pt", "last.pt")}
     ended, said = script.run(folder, *RESUME, before=before)
     assert ended == 2 and "Traceback" not in said
-    assert "cannot be written" in said and f"make room there; {RUN}/last.pt is whole, --resume goes on from it" in said
+    assert "cannot be written" in said and f"{remedy}; {RUN}/last.pt is whole, --resume goes on from it" in said
     assert kept == {name: (folder / RUN / name).read_bytes() for name in kept}
     assert not list((folder / RUN).glob(".*.tmp"))
     assert script.run(folder, *RESUME)[0] == 0

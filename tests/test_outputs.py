@@ -14,10 +14,10 @@ from tests.refusals import ONE_ERROR, refusal, tree  # noqa: F401
 
 PLACES = [  # given, flags, what the message holds; `file` is a file and `folder` a folder
     ("--filepath that is a folder", "--filepath folder", ["folder cannot be written (Is a directory): it is a folder"]),
-    ("--filepath below a file", "--filepath file/best.pt", ["file/best.pt cannot be written (Not a directory)"]),
-    ("--run_dir that is a file", "--run_dir file", ["file/last.pt cannot be written (Not a directory)"]),
-    ("--run_dir below a file", "--run_dir file/a/b", ["file/a/b/args.json cannot be written (Not a directory)"]),
-    ("--predictions_dir that is a file", "--predictions_dir file", ["file/sst-dev-output.csv cannot be written"]),
+    ("--filepath below a file", "--filepath file/best.pt", ["file/best.pt, file/best.json cannot be written (Not a"]),
+    ("--run_dir that is a file", "--run_dir file", ["file/diverged.json cannot be written (Not a directory)"]),
+    ("--run_dir below a file", "--run_dir file/a/b", ["file/a/b/diverged.json cannot be written (Not a dir"]),
+    ("--predictions_dir that is a file", "--predictions_dir file", ["file/sts-test-output.csv, file/weights.json can"]),
     ("a folder in the place of a prediction file", "--sts_test_out folder", ["folder cannot be written (Is a dir"]),
     ("a file name that is too long", f"--filepath {'a' * 250}.pt", ["(File name too long): give it a shorter name"]),
     ("two prediction files in one place", "--sst_dev_out a.csv --sts_dev_out ./a.csv",
@@ -30,20 +30,24 @@ PLACES = [  # given, flags, what the message holds; `file` is a file and `folder
     ("predictions by a link to a data file", "--sst_dev_out link", ["link would be overwritten"]),
     ("--filepath in the place of the pretrained weights", "--pretrained bert --filepath bert/model.safetensors",
      ["bert/model.safetensors would be overwritten"]),
+    ("--pretrained by ~ and --filepath in its place", "--pretrained=~/bert --filepath bert/model.safetensors",
+     ["bert/model.safetensors would be overwritten"]),
     ("--run_dir that is the data folder", "--run_dir data", ["--run_dir data holds", "name a folder of its own"]),
     ("--run_dir that is the current folder", "--run_dir .", ["--run_dir . holds"]),
 ]
 
 
 @pytest.mark.parametrize("given, flags, words", PLACES, ids=[case[0] for case in PLACES])
-def test_places_that_will_not_do(given, flags, words, refusal, record, course_folder):  # noqa: F811
+def test_places_that_will_not_do(given, flags, words, refusal, record, course_folder, monkeypatch):  # noqa: F811
     Path("file").write_text("as it was")
     Path("folder").mkdir()
     Path("bert").mkdir()
     Path("bert/model.safetensors").write_text("weights")
     Path("link").symlink_to("data/ids-sst-dev.csv")
+    monkeypatch.setenv("HOME", str(course_folder))
     said = refusal("multitask", flags)
     assert all(word in said for word in words), said
+    assert said.count("cannot be written") <= 1 and "name one that is there" not in said
     record("Output files", given, ONE_ERROR, said.replace("a" * 240, "aaa..."), folder=course_folder)
 
 
@@ -81,6 +85,14 @@ def test_trying_leaves_nothing_behind(tmp_path):
     assert tree(tmp_path) == before
     with pytest.raises(UserError, match="old.pt/x cannot.*; .*/dev/full cannot be written .No space"):
         require_writable([tmp_path / "old.pt" / "x", "/dev/full"])
+
+
+def test_a_folder_where_nothing_can_be_made(refusal, record):  # noqa: F811
+    with failing("open", errno.ENOENT, "*/predictions/*"):  # as in /proc
+        Path("predictions").mkdir()
+        said = refusal("multitask", "--tasks sts")
+    assert said.endswith("predictions/weights.json cannot be written (No such file or directory): name another path")
+    record("Output files", "a folder in which the system makes no file, as /proc", "one error with one remedy", said)
 
 
 @pytest.fixture

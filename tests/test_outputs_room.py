@@ -1,5 +1,6 @@
 """Room for the checkpoints before training, and files that several scripts write at once or that are damaged."""
 
+import errno
 import json
 import os
 import sys
@@ -11,12 +12,13 @@ import torch
 
 import checkpoint
 import multitask_classifier
-from checkpoint import checkpoint_bytes, require_room, save_model
+from checkpoint import Run, checkpoint_bytes, require_room, save_model
 from engine import make_optimizer
 from evaluation import record_weights, write_predictions
 from extensions.ema import ExponentialMovingAverage
 from files import UserError
 from multitask_classifier import MultitaskBERT, complete, get_parser
+from tests.faults import failing
 from tests.fixtures_tiny import tiny_bert_dir
 from tests.refusals import ended, tree
 
@@ -77,8 +79,33 @@ def test_what_a_resumed_run_replaces_is_room(course_folder, encoder, monkeypatch
     with pytest.raises(UserError, match="not enough room"):
         require_room(model, args)
     args.run_dir = None
+    args.filepath = "one/best.pt"  # nothing moves aside
+    require_room(model, args)
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: Usage(10**12, 10**12, best - 1))
+    with pytest.raises(UserError, match="not enough room"):
+        require_room(model, args)
     args.filepath = "/dev/null"
     require_room(model, args)
+
+
+def test_whether_a_run_has_finished_is_told_without_reading_its_checkpoint(encoder, tmp_path, monkeypatch):
+    model, args = model_and_args(encoder, "--run_dir", str(tmp_path))
+    optimizer, run = make_optimizer(model, args), Run(args.run_dir)
+
+    def save(finished):
+        save_model(model, optimizer, args, model.config, run.last, training={"finished": finished})
+
+    monkeypatch.setattr(checkpoint, "load_checkpoint", None)
+    assert not Run(None).finished() and not run.finished()
+    for finished in (True, False, True):
+        save(finished)
+        assert run.finished() == finished
+    with failing("replace", errno.EIO, "*last.json"), pytest.raises(UserError):  # last.pt is another now
+        save(False)
+    assert not run.finished()
+    save(True)
+    (tmp_path / "last.json").write_text("{")
+    assert not run.finished()
 
 
 def at_once(*works):

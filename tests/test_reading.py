@@ -3,6 +3,7 @@
 import errno
 import gzip
 import io
+import os
 import time
 import zipfile
 
@@ -121,7 +122,11 @@ def zipped(text):
     ("the id column in capitals", SST.replace("\tid", "\tID"), SENTIMENT, True, ["rename 'ID' to 'id'"]),
     ("a missing column", SST.replace("\tid", "\t"), SENTIMENT, True, ["line 1", "column id", "begins with a line"]),
     ("a column twice", SST.replace("\tid", "id\tid"), SENTIMENT, True, ["line 1", "not one column id"]),
-    ("commas in place of tabs", SST.replace("\t", ","), SENTIMENT, True, ["line 1", "is tab-separated"]),
+    ("commas in place of tabs", SST.replace("\t", ","), SENTIMENT, True,
+     ["line 1", "parted by ',': save it as tab-separated text"]),
+    ("semicolons in place of tabs, quoted", "".join(";".join(f'"{cell}"' for cell in line.split("\t")) + "\n"
+                                                    for line in SST.splitlines()), SENTIMENT, True,
+     ["line 1", "parted by ';': save it as tab-separated text"]),
     ("a web page in place of the file", "<!DOCTYPE html>\n<html>", SENTIMENT, True, ["line 1", "is tab-separated"]),
     ("an open quote in the header", SST.replace("sentence", '"sentence'), SENTIMENT, True, ["line 1", "quote"]),
     ("a file packed with gzip", gzip.compress(SST.encode(), mtime=0), SENTIMENT, True, ["gunzip"]),
@@ -153,6 +158,17 @@ def test_paths_that_cannot_be_read(write, tmp_path, record):
             message = refused(path, SENTIMENT)
         assert words in message
         record("Data files", given, "refused, naming the file", message, folder=tmp_path)
+
+
+def test_a_file_too_large_for_data(write, record):
+    path = write(SST)
+    os.truncate(path, 2**30 + 2**29)  # a hole, which takes no room
+    begun = time.perf_counter()
+    message = refused(path, SENTIMENT)
+    assert "has 1.5 GiB, no data file is that large" in message and time.perf_counter() - begun < 1
+    record("Data files", "a file of 1.5 GiB, such as weights", "refused before it is read", message, folder=path[:-9])
+    os.truncate(path, len(SST))
+    assert reading.read_rows(path, SENTIMENT) == SST_ROWS
 
 
 def test_labels_of_one_kind_do_not_make_a_swapped_file(write, record):

@@ -1,8 +1,6 @@
 """Fuzzed checkpoints and weights: what is damaged or hostile is refused in one line, and what loads is plain."""
 
 import argparse
-import resource
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +15,7 @@ from files import UserError
 from optimizer import AdamW
 from tests.fuzz import damaged, fuzz
 from tests.fuzz.damage import OPCODES, damaged_header, damaged_zip
+from tests.hostile import memory, reset_peak
 from tests.script_runs import difference
 
 SMALL = {"vocab_size": 30, "hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 20,
@@ -44,11 +43,6 @@ def files(tmp_path_factory):
     return {name: (folder / name).read_bytes() for name in ("best.pt", "model.safetensors", "new.bin", "old.bin")}
 
 
-def peak():
-    """Return the most memory that this process has had, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-
-
 def size_of(value):
     """Return the bytes of the tensors in a nested value; assert that there are but dicts, lists and scalars in it."""
     if isinstance(value, torch.Tensor):
@@ -63,7 +57,7 @@ def size_of(value):
 
 def examine(name, load, data, strategy, examples, folder, monkeypatch, well_formed):
     """Fuzz `load` with the drawn files; return (examples, how many of them loaded, MiB)."""
-    path, before, loaded = folder / name, peak(), []
+    path, before, loaded = folder / name, reset_peak(), []
     path.write_bytes(data)
     original = load(path)
     monkeypatch.chdir(folder)
@@ -83,9 +77,10 @@ def examine(name, load, data, strategy, examples, folder, monkeypatch, well_form
             well_formed(value)
 
     n = fuzz(check, examples, strategy)
-    assert not (folder / "touched").exists() and peak() - before < MIB
+    mib = max(0, memory("VmHWM") - before)
+    assert not (folder / "touched").exists() and mib < MIB
     assert {file.name for file in folder.iterdir()} == {name}
-    return n, len(loaded), peak() - before
+    return n, len(loaded), mib
 
 
 def is_checkpoint(value):
