@@ -3,6 +3,7 @@
 import argparse
 import math
 import os
+import re
 import shlex
 import sys
 from collections import Counter
@@ -22,8 +23,9 @@ PRECISIONS = ("auto", "fp32", "bf16")
 COMPILERS = ("auto", "none", "graphs", "inductor")
 LR_SCHEDULES = ("linear", "cosine", "constant")
 # Arguments that a resumed run must keep: with another value its weights or its order of rows would be another run's.
-SETTLED = ("seed", "option", "pretrained", "tasks", "pooling", "pair_encoding", "pair_score", "param_groups",
-           "batch_size", "task_batch_size", "train_rows", "max_length", "truncation")
+SETTLED = ("seed", "option", "pretrained", "tasks", "adapt", "pooling", "heads", "loss", "pair_encoding", "pair_score",
+           "penalty", "schedule", "gradient", "task_weights", "param_groups", "batch_size", "task_batch_size",
+           "train_rows", "max_length", "truncation")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -91,6 +93,13 @@ def number(kind, minimum, maximum=math.inf, below=math.inf):
     return check
 
 
+def rows_or_share(text):
+    """Return the rows N that a text names, or the text of a share, "P%"; for argparse."""
+    if not re.fullmatch(r"[1-9]\d*|(\d+\.?\d*|\.\d+)%", text) or text.endswith("%") and not 0 < float(text[:-1]) <= 100:
+        raise argparse.ArgumentTypeError(f"{text}: give a number of rows, or a share such as 10%")
+    return text if text.endswith("%") else int(text)
+
+
 def path_name(text):
     """Return the text, as an argparse type for the names of files and folders: any but an empty one."""
     if not text.strip():
@@ -115,6 +124,8 @@ def spec_of(table, *words):
 def add_arguments(parser, learning_rates):
     """Add the flags that both training scripts have; `learning_rates` is {option: default of --lr}."""
     parser.learning_rates = learning_rates
+    # What a script without flags of these names trains with.
+    parser.set_defaults(init=None, gradient="sum", task_weights="fixed")
     add = parser.add_argument
     add("--seed", type=number(int, 0, 2**32 - 1), default=11711, help="of every random choice")
     add("--epochs", type=number(int, 1, 10_000), default=10, help="passes over the training rows")

@@ -54,7 +54,10 @@ class BertSelfAttention(nn.Module):
 
 
 class BertLayer(nn.Module):
-    """One post-norm transformer layer: attention, add & norm, feed-forward, add & norm."""
+    """One post-norm transformer layer: attention, add & norm, feed-forward, add & norm.
+
+    `forward` takes a task for the sake of layers that techniques put in its place; here it makes no difference.
+    """
 
     def __init__(self, config):
         super().__init__()
@@ -74,7 +77,7 @@ class BertLayer(nn.Module):
         """Return ln_layer(input + dropout(dense_layer(output))), the residual step: (B, T, C)."""
         return ln_layer(input + dropout(dense_layer(output)))
 
-    def forward(self, hidden_states, attention_mask):
+    def forward(self, hidden_states, attention_mask, task=None):
         """Map hidden_states (B, T, C) and the additive mask (B, 1, 1, T) to (B, T, C)."""
         attended = self.self_attention(hidden_states, attention_mask)
         attended = self.add_norm(
@@ -124,24 +127,27 @@ class BertModel(BertPreTrainedModel):
         embeddings = self.word_embedding(input_ids) + self.pos_embedding(self.position_ids[:, :T]) + token_types
         return self.embed_dropout(self.embed_layer_norm(embeddings))
 
-    def encode(self, hidden_states, attention_mask):
-        """Run the layers over hidden_states (B, T, C); attention_mask (B, T) is 1 for tokens, 0 for padding."""
+    def encode(self, hidden_states, attention_mask, **options):
+        """Run the layers over hidden_states (B, T, C); attention_mask (B, T) is 1 for tokens, 0 for padding.
+
+        `options`, none or a task, go to every layer.
+        """
         device = hidden_states.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.dtype
         # One additive mask serves every layer, already in the dtype that attention computes in.
         mask = get_extended_attention_mask(attention_mask, dtype)  # noqa: F405  (B, 1, 1, T)
         for layer in self.bert_layers:
             if self.config.gradient_checkpointing and self.training:
-                hidden_states = checkpoint(layer, hidden_states, mask, use_reentrant=False)
+                hidden_states = checkpoint(layer, hidden_states, mask, use_reentrant=False, **options)
             else:
-                hidden_states = layer(hidden_states, mask)
+                hidden_states = layer(hidden_states, mask, **options)
         return hidden_states
 
-    def forward(self, input_ids, attention_mask, token_type_ids=None):
-        """Encode input_ids (B, T) under attention_mask (B, T).
+    def forward(self, input_ids, attention_mask, token_type_ids=None, **options):
+        """Encode input_ids (B, T) under attention_mask (B, T); `options` as for `encode`.
 
         Returns {'last_hidden_state': (B, T, C), 'pooler_output': tanh(W h_[CLS] + b), (B, C)}.
         """
-        sequence_output = self.encode(self.embed(input_ids, token_type_ids), attention_mask)
+        sequence_output = self.encode(self.embed(input_ids, token_type_ids), attention_mask, **options)
         pooler_output = self.pooler_af(self.pooler_dense(sequence_output[:, 0]))
         return {"last_hidden_state": sequence_output, "pooler_output": pooler_output}

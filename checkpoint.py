@@ -23,15 +23,17 @@ from base_bert import load_pickle, numbers_held
 from bert import BertModel
 from config import BertConfig, check_choice, check_number, read_json
 from distributed import gather, is_main, launch, world_size
+from extensions import ADAPT, HEADS, PAIR_FEATURES, POOLING, from_spec
 from files import UserError, atomic_write, existing_folder, is_device, lacks_memory, remedy, require_writable
 
 # The spring 2024 edition's --fine-tune-mode and the --option it means.
 FINE_TUNE_MODES = {"last-linear-layer": "pretrain", "full-model": "finetune"}
 # What the settings in a checkpoint may be, where they are there: words, and (least, most, kind) of numbers.
 STORED_CHOICES = {"option": ("pretrain", "finetune"), "fine_tune_mode": tuple(FINE_TUNE_MODES),
-                  "pooling": ("cls", "mean", "pooler"), "pair_encoding": ("cross", "bi"),
-                  "pair_score": ("concat", "cosine"), "tasks": ("sst", "para", "sts"),
+                  "pair_encoding": ("cross", "bi"), "pair_score": (*PAIR_FEATURES, "cosine"),
+                  "tasks": ("sst", "para", "sts"),
                   "truncation": ("head", "tail", "head+tail")}
+STORED_SPECS = {"pooling": POOLING, "heads": HEADS, "adapt": ADAPT}
 STORED_NUMBERS = {"hidden_dropout_prob": (0, 1, Real), "encoder_dropout_prob": (0, 1, Real),
                   "num_labels": (1, 10_000), "max_length": (1, 10**9)}
 
@@ -55,11 +57,11 @@ def read_config(config, **defaults):
     if given.get("fine_tune_mode"):
         given = {"option": FINE_TUNE_MODES[given["fine_tune_mode"]], **given}
     return SimpleNamespace(**{"option": "finetune", "pretrained": "bert-base-uncased", "encoder_dropout_prob": 0.1,
-                              **defaults, **given})
+                              "adapt": [], **defaults, **given})
 
 
 def load_encoder(config):
-    """Return the BERT of a model configuration, frozen when `config.option` is "pretrain".
+    """Return the BERT of a model configuration, frozen when `config.option` is "pretrain", with its adaptations.
 
     The weights are `config.pretrained`'s, unless `config.bert_config` (stored in every checkpoint) gives
     the architecture: then the weights are random and are to be loaded from the checkpoint.
@@ -70,7 +72,13 @@ def load_encoder(config):
     else:
         bert = BertModel.from_pretrained(config.pretrained, hidden_dropout_prob=config.encoder_dropout_prob,
                                          attention_probs_dropout_prob=config.encoder_dropout_prob)
-    return bert.requires_grad_(config.option != "pretrain")
+    bert.requires_grad_(config.option != "pretrain")
+    for spec in config.adapt:
+        try:
+            from_spec(spec, ADAPT)(bert)
+        except ValueError as error:
+            raise UserError(f"--adapt {spec}: {error}") from error
+    return bert
 
 
 def random_states():
@@ -198,15 +206,26 @@ def load_checkpoint(filepath):
     return saved
 
 
+def check_spec(source, name, spec):
+    """Raise UserError unless a stored value names a technique of that kind."""
+    try:
+        from_spec(str(spec), STORED_SPECS[name])
+    except ValueError as error:
+        raise UserError(f"{source}: {name} is {error}") from error
+
+
 def check_stored(filepath, saved):
     """Raise UserError unless a checkpoint's settings are valid and its weights as many as those of its BERT."""
     for part in ("model_config", "args"):
         source = f"{filepath}: {part}"
         for name, value in saved[part].items():
+            by_task = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
             if name in STORED_CHOICES and value is not None:
-                by_task = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
                 for choice in by_task:
                     check_choice(source, name, choice, STORED_CHOICES[name])
+            elif name in STORED_SPECS and value is not None:
+                for spec in by_task:
+                    check_spec(source, name, spec)
             elif name in STORED_NUMBERS and value is not None and not isinstance(value, dict):
                 check_number(source, name, value, *STORED_NUMBERS[name])
             elif name == "pretrained" and not isinstance(value, str):

@@ -16,20 +16,25 @@ import torch
 
 import distributed
 from checkpoint import Run, load_checkpoint, restore_random_states, restoring
-from extensions import GRADIENTS, PARAMETER_GROUPS, PENALTIES, from_spec
+from extensions import GRADIENTS, PARAMETER_GROUPS, PENALTIES, TASK_WEIGHTS, from_spec, made
 from extensions._cpu import fit_threads, keep_freed_memory
+from extensions._divergence import logits_of
 from extensions._progress import MeanLosses, Progress, note_idle_flags
 from extensions._signals import StopNow, StopSignal
+from extensions._task_weights import TaskWeights
 from extensions.cuda_graphs import GraphedStep
 from extensions.ema import ExponentialMovingAverage
 from extensions.fast_dropout import use_fast_dropout
 from extensions.fused_adamw import FusedAdamW
+from extensions.gradient_sum import GradientSum
 from extensions.packed_attention import pack_attention
 from files import Interrupted, UserError, atomic_write
 from optimizer import AdamW
 
 # Training rows of a task that a scoring scores beside dev: the gap between them shows overfitting.
 SEEN_ROWS = 500
+# What `Training` keeps running means of.
+MEANS = ("recent", "losses", "epoch_losses", "cosines")
 
 
 def make_optimizer(model, args):
@@ -46,7 +51,7 @@ def penalties_of(specs):
         if spec == "none":
             chosen.clear()
         else:
-            chosen[spec.partition(":")[0]] = from_spec(spec, PENALTIES)
+            chosen[spec.partition(":")[0]] = made(spec, PENALTIES)
     return list(chosen.values())
 
 
@@ -96,26 +101,32 @@ def set_learning_rates(optimizer, factor):
 
 
 def task_loss(model, batch, loss, penalties):
-    """Return one task's loss with its penalties; the batch carries the loss and its logits on to them."""
-    batch = {**batch, "loss": loss}
-    return loss(model, batch) + sum(penalty(model, batch, batch["logits"]) for penalty in penalties)
+    """Return one task's loss with its penalties; the batch carries the loss on to them."""
+    batch = {**batch, "loss": loss, "encoded": []}
+    return loss(model, batch) + sum(penalty(model, batch, logits_of(model, batch)) for penalty in penalties)
 
 
 class TrainingStep:
     """One optimizer step over the parts of a step's rows.
 
-    `losses` is {task: fn(model, batch)}, `penalties` a list of fn(model, batch, logits). A part is {task: batch} on
-    the device, with batch["share"] the share of the step's rows that it holds: what a loss averages over the part
+    `losses` is {task: fn(model, batch)}; `penalties` are fn(model, batch, logits), or objects whose `of_weights(model)`
+    counts once a step; `gradient` and `weights` are one of GRADIENTS and one of TASK_WEIGHTS. A part is {task: batch}
+    on the device, with batch["share"] the share of the step's rows that it holds: what a loss averages over the part
     counts that much, so that the update is the whole step's, however it is split (several processes, --accumulate).
     """
 
-    def __init__(self, model, losses, optimizer, *, penalties=(), gradient="sum", precision="auto", max_grad_norm=1.0,
-                 device):
+    def __init__(self, model, losses, optimizer, *, penalties=(), gradient=None, weights=None, precision="auto",
+                 max_grad_norm=1.0, device):
         self.model, self.losses, self.optimizer, self.penalties = model, losses, optimizer, penalties
-        self.gradient, self.precision, self.max_grad_norm = GRADIENTS[gradient], precision, max_grad_norm
-        self.device = device
+        self.gradient, self.weights = gradient or GradientSum(), weights or TaskWeights(losses)
+        self.of_batches = [penalty for penalty in penalties if not hasattr(penalty, "of_weights")]
+        self.of_weights = [penalty for penalty in penalties if hasattr(penalty, "of_weights")]
+        self.precision, self.max_grad_norm, self.device = precision, max_grad_norm, device
         self.params = [p for group in optimizer.param_groups for p in group["params"]]
         self.skipped = torch.zeros(()).to(device)  # updates left out since a loss or gradient was not finite
+        for penalty in penalties:
+            if hasattr(penalty, "start"):
+                penalty.start(model)
 
     def __call__(self, parts):
         """Update the model; return {task: loss} of the step, before the update."""
@@ -126,20 +137,28 @@ class TrainingStep:
         return losses
 
     def compute(self, parts):
-        """Write the gradient of the parts' losses into `.grad`; return {task: loss}, detached."""
+        """Write the gradient of the parts' weighted losses into `.grad`; return {task: loss}, detached."""
         totals = {}
         for batches in parts:
             with autocast(self.device, self.precision):
-                losses = {task: task_loss(self.model, batch, self.losses[task], self.penalties) * batch["share"]
+                losses = {task: task_loss(self.model, batch, self.losses[task], self.of_batches)
                           for task, batch in batches.items()}
-            self.gradient(losses, self.params)
+            weighted = {task: loss * batches[task]["share"] * batches[task].get("weight", 1.0)
+                        for task, loss in self.weights(losses).items()}
+            self.gradient.backward(weighted, self.params)
             for task, loss in losses.items():
-                totals[task] = totals[task] + loss.detach() if task in totals else loss.detach()
+                loss = loss.detach() * batches[task]["share"]
+                totals[task] = totals[task] + loss if task in totals else loss
+        self.gradient.finish(self.params)
+        for penalty in self.of_weights:  # `add_up` sums what it adds, unless the gradient is whole already
+            share = 1 if self.gradient.per_task else 1 / distributed.world_size()
+            (penalty.of_weights(self.model) * share).backward()
         return totals
 
     def add_up(self, losses):
-        """Sum gradients and losses over all processes."""
-        distributed.add_up([*(p.grad for p in self.params if p.grad is not None), *losses.values()])
+        """Sum gradients and losses over all processes; gradients by task have been summed by then."""
+        grads = [] if self.gradient.per_task else [p.grad for p in self.params if p.grad is not None]
+        distributed.add_up([*grads, *losses.values()])
 
     def clip(self, losses):
         """Return (skip, scale) without waiting for the device: the gradient is to be divided by `scale` (0-dim).
@@ -155,20 +174,52 @@ class TrainingStep:
 
     def update(self, losses):
         """Take the optimizer's step with the clipped gradient."""
-        skip, scale = self.clip(losses)
         if isinstance(self.optimizer, FusedAdamW):
             plan = self.optimizer.plan()
             plan.advance()
-            plan.apply(skip, scale)
-        elif not skip:  # on a GPU this waits for it: any other optimizer knows nothing of skipping
+            self.apply(plan, losses)
+            return
+        skip, scale = self.clip(losses)
+        if not skip:  # on a GPU this waits for it: any other optimizer knows nothing of skipping
             torch._foreach_div_([p.grad for p in self.params if p.grad is not None], scale)
             self.optimizer.step()
+        self.after_update(losses)
+
+    def apply(self, plan, losses):
+        """Carry out an update that FusedAdamW has planned, without waiting for the device."""
+        plan.apply(*self.clip(losses))
+        self.after_update(losses)
+
+    @torch.no_grad()
+    def after_update(self, losses):
+        """Let the techniques that follow the weights or the losses take note of the step."""
+        self.weights.after_step(losses)
+        for penalty in self.penalties:
+            if hasattr(penalty, "after_step"):
+                penalty.after_step(self.model)
+
+    def stateful(self):
+        """Return the techniques whose state a checkpoint must hold, in a fixed order."""
+        return [part for part in (self.gradient, self.weights, *self.penalties) if hasattr(part, "state_dict")]
 
 
-def make_step(model, losses, optimizer, device, args):
-    """Return the training step that `args` describe; some of the model's modules give way to faster ones."""
-    step = TrainingStep(model, losses, optimizer, penalties=penalties_of(args.penalty), precision=args.precision,
-                        max_grad_norm=args.max_grad_norm, device=device)
+def make_step(model, losses, optimizer, device, args, joint=False):
+    """Return the training step that `args` describe; some of the model's modules give way to faster ones.
+
+    `joint` tells whether a step has batches of several tasks. Raises UserError for what only such steps can have.
+    """
+    weights, gradient = made(args.task_weights, TASK_WEIGHTS, tuple(losses)).to(device), made(args.gradient, GRADIENTS)
+    if gradient.per_task and not joint:
+        raise UserError(f"--gradient {args.gradient} combines several tasks' gradients, and every step here is of one: "
+                        "add --schedule round-robin or even")
+    if args.task_weights != "fixed" and not joint:
+        print(f"note: every step here is of one task, and clipping and AdamW undo most of --task_weights "
+              f"{args.task_weights}; --schedule round-robin takes the tasks together")
+    learned = list(weights.parameters())
+    if learned:
+        optimizer.add_param_group({"params": learned, "lr": weights.lr or args.lr, "weight_decay": 0.0})
+    step = TrainingStep(model, losses, optimizer, penalties=penalties_of(args.penalty), gradient=gradient,
+                        weights=weights, precision=args.precision, max_grad_norm=args.max_grad_norm, device=device)
     bf16 = isinstance(autocast(device, args.precision), torch.autocast)
     fallback = "" if bf16 or args.precision == "fp32" else " (no bf16 in this processor)"
     how = "the modules as they stand"
@@ -184,8 +235,11 @@ def make_step(model, losses, optimizer, device, args):
         model.bert.compile(dynamic=True)
         how += ", compiled by inductor"
     if args.compile in ("auto", "graphs", "inductor") and device.type == "cuda":
-        step = GraphedStep(step)
-        how += ", CUDA graphs"
+        if joint:
+            how += ", no CUDA graphs: three tasks' widths have too many combinations for a graph each"
+        else:
+            step = GraphedStep(step)
+            how += ", CUDA graphs"
     print(f"training in {'bf16' if bf16 else 'fp32'}{fallback}, {how}")
     return step
 
@@ -210,14 +264,16 @@ class Training:
         self.evaluate, self.save, self.device, self.args = evaluate, save, device, args
         self.run = Run(args.run_dir)
         self.lengths = [len(schedule(epoch)) for epoch in range(args.epochs)]
+        self.counts = [schedule.counts(epoch) for epoch in range(args.epochs)]
         self.total = min(sum(self.lengths), args.max_steps or math.inf)
         if not self.total:
             raise UserError("there is nothing to train on: no rows, or no epochs")
         note_idle_flags(args, self.total)
-        self.training_step = make_step(model, losses, optimizer, device, args)
+        self.training_step = make_step(model, losses, optimizer, device, args, schedule.joint)
         self.ema = ExponentialMovingAverage(model, args.ema) if args.ema else None
         self.at = Standing()
         self.recent, self.losses = MeanLosses(), MeanLosses()  # since the last log point, since the last scoring
+        self.epoch_losses, self.cosines = MeanLosses(), MeanLosses()  # of this epoch; between tasks' gradients
         self.steps = self.progress = None
         self.stop, self.start = StopSignal(), time.monotonic()
 
@@ -260,6 +316,8 @@ class Training:
             return
         if resume:
             print(f"{self.run.folder} holds no checkpoint yet: the run begins")
+        if self.args.init:  # the weights to begin with are the first to beat
+            self.at.scored = -1
         self.run.begin(self.args, self.device)
         distributed.take_from_main([*self.model.parameters(), *self.model.buffers()])
         if distributed.world_size() > 1:  # every process draws dropout masks of its own
@@ -273,7 +331,7 @@ class Training:
         """Tell whether the model should be scored before the next step."""
         if self.at.step == self.at.scored:
             return False
-        if self.at.step >= self.total:
+        if self.at.step in (0, self.total):
             return True
         if self.args.eval_every:
             return self.at.step % self.args.eval_every == 0
@@ -284,6 +342,8 @@ class Training:
         if self.at.within == self.lengths[self.at.epoch]:
             self.at.epoch, self.at.within, self.steps = self.at.epoch + 1, 0, None
             self.close_progress()
+            self.training_step.weights.end_epoch(self.epoch_losses.means())
+            self.epoch_losses = MeanLosses()
         self.steps = self.steps or self.schedule(self.at.epoch)
         if self.progress is None:
             self.model.train()
@@ -293,6 +353,8 @@ class Training:
         set_learning_rates(self.optimizer, self.lr_factor(self.at.step))
         losses = self.training_step(self.parts())
         self.recent.add(losses)
+        self.epoch_losses.add(losses)
+        self.cosines.add({"/".join(pair): cosine for pair, cosine in self.training_step.gradient.cosines.items()})
         self.at.step, self.at.within = self.at.step + 1, self.at.within + 1
         if self.ema:
             self.ema.update(self.at.step)
@@ -323,8 +385,9 @@ class Training:
         if self.recent.counts:
             self.run.log(kind="train", step=self.at.step, epoch=self.at.epoch, loss=self.recent.means(),
                          lr=self.optimizer.param_groups[0]["lr"],
-                         examples_per_second=self.progress.rate() if self.progress else None)
-            self.losses, self.recent = self.losses.merged(self.recent), MeanLosses()
+                         examples_per_second=self.progress.rate() if self.progress else None,
+                         **({"cosine": self.cosines.means()} if self.cosines.counts else {}))
+            self.losses, self.recent, self.cosines = self.losses.merged(self.recent), MeanLosses(), MeanLosses()
 
     def score(self):
         """Score the model, or the average of its weights, and keep it if it is the best so far."""
@@ -392,8 +455,9 @@ class Training:
         if self.run.folder:
             self.check()
             self.save(self.run.last, training={
-                **dataclasses.asdict(self.at), "lengths": self.lengths, "finished": self.finished(),
-                "recent": self.recent.state(), "losses": self.losses.state(),
+                **dataclasses.asdict(self.at), "counts": self.counts, "finished": self.finished(),
+                **{name: getattr(self, name).state() for name in MEANS},
+                "techniques": [part.state_dict() for part in self.training_step.stateful()],
                 "ema": self.ema.average if self.ema else None, "metrics_bytes": self.run.length()})
 
     def restore(self, saved):
@@ -406,12 +470,16 @@ class Training:
         stored = saved["training"]
         if stored["step"]:
             set_learning_rates(self.optimizer, self.lr_factor(stored["step"] - 1))  # the last step's, as logged
-        n = min(stored["epoch"] + 1, len(self.lengths))
-        if stored["lengths"][:n] != self.lengths[:n]:
-            raise UserError(f"an epoch in {self.run.folder} had {stored['lengths'][0]} steps and has {self.lengths[0]} "
-                            "now: the training data are others; begin anew in another --run_dir")
+        n = min(stored["epoch"] + 1, len(self.counts))
+        if stored["counts"][:n] != self.counts[:n]:
+            raise UserError(f"the epochs in {self.run.folder} had {stored['counts'][:n]} batches of each task and have "
+                            f"{self.counts[:n]} now: the training data or the schedule are others; begin anew in "
+                            "another --run_dir")
         self.at = Standing(**{field.name: stored[field.name] for field in dataclasses.fields(Standing)})
-        self.recent, self.losses = (MeanLosses(**stored[name]) for name in ("recent", "losses"))
+        for name in MEANS:
+            setattr(self, name, MeanLosses(**stored[name]))
+        for part, state in zip(self.training_step.stateful(), stored["techniques"], strict=True):
+            part.load_state_dict(state)
         if self.ema:
             self.ema.load(stored["ema"] or saved["model"])
         self.run.cut(stored["metrics_bytes"])
@@ -427,7 +495,8 @@ class Training:
         self.close_progress()
         self.keep()
         distributed.wait()  # torchrun ends all processes as soon as one is gone
-        there = f"; go on with --resume --run_dir {self.run.folder}" if self.run.folder else ""
+        folder = getattr(self.args, "of_run", None) or self.run.folder
+        there = f"; go on with --resume --run_dir {folder}" if folder else ""
         raise Interrupted(f"stopped at step {self.at.step} of {self.total}{there}", self.stop.signum or signal.SIGTERM)
 
     def close_progress(self):

@@ -191,9 +191,11 @@ def record_weights(path, pretrained):
 def multitask_loaders(args, split, pair_encoding=None):
     """Return ({task: loader}, {task: rows}) of one split over the tasks in `args.tasks`, longest batch first.
 
-    Batches of pairs are as `batching.Batches` has them: by default as `args` says, else the contract's.
+    Batches of pairs are as `batching.Batches` has them for `pair_encoding`, one for all tasks or {task: one}: by
+    default as `args` says, else the contract's.
     """
-    pair_encoding = pair_encoding or getattr(args, "pair_encoding", "bi")
+    pair_encoding = pair_encoding or getattr(args, "pair_encoding", None) or "bi"
+    encodings = pair_encoding if isinstance(pair_encoding, dict) else dict.fromkeys(TASKS, pair_encoding)
     tasks = getattr(args, "tasks", TASKS)
     files = [getattr(args, f"{task}_{split}") if task in tasks else None for task in TASKS]
     sst, _, para, sts = load_multitask_data(*files, split=split, skip_bad_rows=getattr(args, "skip_bad_rows", False))
@@ -205,7 +207,7 @@ def multitask_loaders(args, split, pair_encoding=None):
                     "sts": SentencePairDataset(sts, args, isRegression=True)}
     on_gpu = getattr(args, "use_gpu", False)
     size = (EVAL_BATCH_SIZE_GPU, MAX_TOKENS_EVAL_GPU) if on_gpu else (EVAL_BATCH_SIZE, MAX_TOKENS_EVAL)
-    loaders = {task: bucket_loader(datasets[task], *size, pair_encoding=pair_encoding, pin_memory=on_gpu)
+    loaders = {task: bucket_loader(datasets[task], *size, pair_encoding=encodings.get(task), pin_memory=on_gpu)
                for task in TASKS if task in tasks}
     return loaders, {task: datasets[task].dataset for task in loaders}
 

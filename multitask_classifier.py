@@ -3,9 +3,11 @@
 Legend of the shape comments:  B batch · T tokens · C hidden size
 """
 
+import argparse
 import os
-import re
 import sys
+from contextlib import nullcontext
+from functools import partial
 from types import SimpleNamespace
 
 import torch
@@ -23,6 +25,7 @@ from arguments import (
     parse,
     path_name,
     require_outputs,
+    rows_or_share,
     with_defaults,
     with_run_dir,
 )
@@ -30,9 +33,14 @@ from batching import MAX_TOKENS_TRAIN, bucket_loader
 from checkpoint import load_checkpoint, load_encoder, read_config, require_room, restoring, save_model, with_stored
 from datasets import SentenceClassificationDataset, SentencePairDataset, load_multitask_data
 from engine import SEEN_ROWS, autocast, fit, make_optimizer
-from evaluation import TASKS, model_eval_multitask, multitask_loaders, overall_score
-from extensions import SCHEDULES, TASK_LOSSES
-from files import UserError, run_script
+from evaluation import model_eval_multitask, multitask_loaders, overall_score
+from extensions import HEADS, OUTPUTS, PAIR_FEATURES, POOLING, SCHEDULES, from_spec, made
+from extensions._choices import LOSSES, TASKS, add_technique_arguments, needed, resolve_techniques, total_loss  # noqa: F401
+from extensions.dropout_sites import set_dropout
+from extensions.heads import CosineHead, Relational
+from extensions.pairs import encode_apart, pack_pairs
+from extensions.pooling import hidden_states_of
+from files import run_script
 from reading import FORMATS, read_sound, require_files
 from utils import get_device, seed_everything
 
@@ -41,97 +49,63 @@ N_SENTIMENT_CLASSES = 5
 
 ROOT = os.path.dirname(os.path.abspath(__file__))
 LEARNING_RATES = {"pretrain": 1e-3, "finetune": 7e-6}
-LOSSES = {"sst": "ce", "para": "bce", "sts": "mse"}
+# The arguments that decide which parameters the model has, and what they compute.
+ARCHITECTURE = ("hidden_dropout_prob", "encoder_dropout_prob", "option", "pretrained", "pooling", "heads", "outputs",
+                "pair_encoding", "pair_score", "adapt", "max_length")
 FILES = {"sst": "ids-sst-{}.csv", "para": "quora-{}.csv", "sts": "sts-{}.csv"}
 
 
-def pool_mean(output, attention_mask):
-    """Return the mean of the last hidden states over real tokens, in fp32: (B, C)."""
-    mask = attention_mask.unsqueeze(-1).float()  # (B, T, 1)
-    return (output["last_hidden_state"].float() * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
-
-
-POOLERS = {
-    "cls": lambda output, attention_mask: output["last_hidden_state"][:, 0],
-    "mean": pool_mean,
-    "pooler": lambda output, attention_mask: output["pooler_output"],
-}
-
-
-def pack_pairs(input_ids_1, attention_mask_1, input_ids_2, attention_mask_2, max_length):
-    """Join [CLS] a [SEP] (B, T1) and [CLS] b [SEP] (B, T2) row by row to [CLS] a [SEP] b [SEP].
-
-    Returns (input_ids, attention_mask, token_type_ids), each (B, T) with T <= max_length; the types are
-    0 for the first text and 1 for the second. Too long a pair loses tokens from the end of its longer
-    text first. Equal to tokenizing the pair of texts.
-    """
-    attention_mask_1, attention_mask_2 = attention_mask_1.long(), attention_mask_2.long()
-    # (B,) tokens of the texts themselves; a row of padding alone has none
-    a, b = ((mask.sum(1) - 2).clamp(min=0) for mask in (attention_mask_1, attention_mask_2))
-    budget = max_length - 3  # the one [CLS] and two [SEP] always stay
-    shorter = torch.minimum(torch.minimum(a, b), torch.full_like(a, budget // 2))
-    longer = torch.minimum(torch.maximum(a, b), budget - shorter)
-    a, b = (torch.where(a <= b, shorter, longer).unsqueeze(1), torch.where(a <= b, longer, shorter).unsqueeze(1))
-
-    # The width is a number on the host: the one wait for the device in a pair's forward pass.
-    position = torch.arange(int((a + b).max()) + 3, device=a.device).unsqueeze(0)  # (1, T)
-    first_end, second_end = a + 1, a + b + 2  # (B, 1): the places of the two [SEP]
-    sources = torch.cat([input_ids_1, input_ids_2], dim=1)  # (B, T1 + T2)
-    place = torch.where(position <= first_end, position, input_ids_1.shape[1] + position - first_end)
-    input_ids = sources.gather(1, place.clamp(max=sources.shape[1] - 1))
-    separator = input_ids_1.gather(1, (attention_mask_1.sum(1, keepdim=True) - 1).clamp(min=0))  # (B, 1)
-    input_ids = torch.where((position == first_end) | (position == second_end), separator, input_ids)
-
-    attention_mask = (position <= second_end).long()
-    token_type_ids = (position > first_end).long() * attention_mask
-    return input_ids * attention_mask, attention_mask, token_type_ids
-
-
-def head(in_features, hidden_size, out_features, dropout):
-    """Return a head of two layers: (B, in_features) to (B, out_features)."""
-    return nn.Sequential(nn.Dropout(dropout), nn.Linear(in_features, hidden_size), nn.LeakyReLU(),
-                         nn.Dropout(dropout), nn.Linear(hidden_size, out_features))
-
-
-class CosineHead(nn.Module):
-    """scale · cos(u, v) + bias, with scale and bias learned (Reimers and Gurevych 2019, section 3)."""
-
-    def __init__(self, scale, bias):
-        super().__init__()
-        self.scale, self.bias = nn.Parameter(torch.tensor(scale)), nn.Parameter(torch.tensor(bias))
-
-    def forward(self, u, v):
-        return (self.scale * torch.cosine_similarity(u, v, dim=-1) + self.bias).unsqueeze(-1)  # (B, 1)
+def for_each_task(value):
+    """Return {task: value} of one value for all tasks, or of a dict as it is."""
+    return value if isinstance(value, dict) else dict.fromkeys(TASKS, value)
 
 
 class MultitaskBERT(nn.Module):
-    """One encoder, three heads of two layers.
+    """One encoder, a head for each of the three tasks.
 
     `config` (a namespace, or a dict as loaded from a checkpoint) has `hidden_dropout_prob` and `option`
-    ("pretrain" freezes BERT, which then also runs without dropout), and may have `pooling` (one of
-    POOLERS, or a dict of them by task), `pair_encoding` ("cross": a pair is one sequence, as in Devlin
-    et al. 2019; "bi": two, compared afterwards), `pair_score` (of "bi": "concat" scores (u, v, |u - v|),
-    "cosine" the angle) and `max_length`.
+    ("pretrain" freezes BERT, which then also runs without dropout), and may have, for all tasks or as a dict by
+    task: `pooling` (of POOLING), `heads` (of HEADS), `outputs` (of OUTPUTS, in place of a head's linear output) and,
+    of pairs, `pair_encoding` ("cross": a pair is one sequence, as in Devlin et al. 2019; "bi": two, compared
+    afterwards) and `pair_score` (of "bi": one of PAIR_FEATURES for the head to read, or "cosine"). `adapt` is a list
+    of specs of ADAPT, `max_length` the tokens of a sequence.
     """
 
     def __init__(self, config):
         super().__init__()
-        self.config = read_config(config, pooling="cls", pair_encoding="cross", pair_score="concat", max_length=512)
+        self.config = read_config(config, pooling="cls", heads="mlp", outputs={}, pair_encoding="cross",
+                                  pair_score="concat", max_length=512)
         self.bert = load_encoder(self.config)
         self.max_length = min(self.config.max_length, self.bert.config.max_position_embeddings)
-        pooling = self.config.pooling
-        self.pooling = pooling if isinstance(pooling, dict) else dict.fromkeys(TASKS, pooling)
+        self.pair_encoding, self.pair_score = (
+            for_each_task(choice) for choice in (self.config.pair_encoding, self.config.pair_score))
+        self.pooling = nn.ModuleDict({task: made(spec, POOLING, self.bert)
+                                      for task, spec in for_each_task(self.config.pooling).items()})
 
-        C, dropout = self.bert.config.hidden_size, self.config.hidden_dropout_prob
-        self.sentiment_head = head(C, C, N_SENTIMENT_CLASSES, dropout)
-        if self.config.pair_encoding == "bi" and self.config.pair_score == "cosine":
-            # Start where the labels are: similarities span 0 to 5, duplicates lie above a cosine of one half.
-            self.paraphrase_head, self.similarity_head = CosineHead(10.0, -5.0), CosineHead(5.0, 0.0)
-        else:
-            pair_features = C if self.config.pair_encoding == "cross" else 3 * C
-            self.paraphrase_head = head(pair_features, C, 1, dropout)
-            self.similarity_head = head(pair_features, C, 1, dropout)
+        self.sentiment_head = self.head("sst", 1, N_SENTIMENT_CLASSES)
+        # Cosines start where the labels are: similarities span 0 to 5, duplicates lie above a cosine of one half.
+        self.paraphrase_head, self.similarity_head = self.pair_head("para", 10.0, -5.0), self.pair_head("sts", 5.0, 0.0)
+        if not isinstance(self.similarity_head, CosineHead):
             nn.init.constant_(self.similarity_head[-1].bias, 2.5)  # the middle of the labels, 0 to 5
+        if isinstance(self.paraphrase_head, Relational) and isinstance(self.similarity_head, Relational):
+            self.similarity_head.share(self.paraphrase_head)
+
+    def head(self, task, width, out_features):
+        """Return the head that the configuration names for a task, which reads `width` encodings side by side."""
+        C = self.bert.config.hidden_size
+        spec, output = for_each_task(self.config.heads)[task], self.config.outputs.get(task)
+        head = from_spec(spec, HEADS)(width * C, C, out_features, self.config.hidden_dropout_prob)
+        if output:
+            head[-1] = OUTPUTS[output](head[-1].in_features, out_features)
+        return head
+
+    def pair_head(self, task, scale, bias):
+        """Return the head of a task on pairs: over one sequence, or over what compares two."""
+        if self.pair_encoding[task] == "cross":
+            return self.head(task, 1, 1)
+        if self.pair_score[task] == "cosine":
+            return CosineHead(scale, bias)
+        return self.head(task, PAIR_FEATURES[self.pair_score[task]].width, 1)
 
     def train(self, mode=True):
         """Switch to training mode, all but a frozen encoder."""
@@ -141,76 +115,83 @@ class MultitaskBERT(nn.Module):
 
     def forward(self, input_ids, attention_mask, token_type_ids=None, task="sst"):
         """Return the pooled encoding of input_ids (B, T) that `task` uses, in fp32: (B, C)."""
-        output = self.bert(input_ids, attention_mask, token_type_ids)
-        return POOLERS[self.pooling[task]](output, attention_mask).float()
+        pooler, options = self.pooling[task], {"task": task} if getattr(self.bert, "takes_task", False) else {}
+        with hidden_states_of(self.bert) if pooler.needs_layers else nullcontext() as states:
+            output = self.bert(input_ids, attention_mask, token_type_ids, **options)
+        return pooler({**output, "hidden_states": states}, attention_mask)
 
-    def score(self, task_head, *features):
-        """Return the head's logits of pooled features, computed in fp32 whatever the encoder ran in."""
+    def score(self, task, features):
+        """Return the logits (B, 5) or (B,) of a task's features, computed in fp32 whatever the encoder ran in."""
         with torch.autocast(features[0].device.type, enabled=False):
-            return task_head(*features)
+            if task == "sst":
+                return self.sentiment_head(*features)
+            task_head = self.paraphrase_head if task == "para" else self.similarity_head
+            if len(features) == 2 and not isinstance(task_head, CosineHead):
+                features = [PAIR_FEATURES[self.pair_score[task]](*features)]
+            return task_head(*features).squeeze(-1)
 
     def predict_sentiment(self, input_ids, attention_mask):
         """Return the logits (B, 5) of the sentiment classes of input_ids (B, T)."""
-        return self.score(self.sentiment_head, self(input_ids, attention_mask, task="sst"))
+        return self.score("sst", [self(input_ids, attention_mask, task="sst")])
 
     def predict_paraphrase(self, input_ids_1, attention_mask_1, input_ids_2, attention_mask_2):
         """Return one logit a pair, (B,), above 0 for a paraphrase; the texts are (B, T1) and (B, T2)."""
-        return self.predict_pair("para", self.paraphrase_head,
-                                 input_ids_1, attention_mask_1, input_ids_2, attention_mask_2)
+        return self.score("para", self.encode_pair(
+            "para", input_ids_1, attention_mask_1, input_ids_2, attention_mask_2))
 
     def predict_similarity(self, input_ids_1, attention_mask_1, input_ids_2, attention_mask_2):
         """Return one similarity a pair, (B,), on the labels' scale of 0 to 5 but not bound to it."""
-        return self.predict_pair("sts", self.similarity_head,
-                                 input_ids_1, attention_mask_1, input_ids_2, attention_mask_2)
+        return self.score("sts", self.encode_pair(
+            "sts", input_ids_1, attention_mask_1, input_ids_2, attention_mask_2))
 
-    def predict_pair(self, task, task_head, input_ids_1, attention_mask_1, input_ids_2, attention_mask_2):
-        """Return the score of each pair, (B,), by the encoding that the configuration names."""
-        if self.config.pair_encoding == "cross":
-            packed = pack_pairs(input_ids_1, attention_mask_1, input_ids_2, attention_mask_2, self.max_length)
-            features = [self(*packed, task=task)]  # (B, C)
-        else:
-            u, v = self.encode_apart(input_ids_1, attention_mask_1, input_ids_2, attention_mask_2, task)
-            cosine = self.config.pair_score == "cosine"
-            features = [u, v] if cosine else [torch.cat([u, v, (u - v).abs()], dim=-1)]  # (B, 3C)
-        return self.score(task_head, *features).squeeze(-1)  # (B,)
+    def encode_pair(self, task, *sides):
+        """Return the encodings of pairs (ids, mask, ids, mask) that `task` uses: [(B, C)], or u and v, (B, C) each."""
+        if self.pair_encoding[task] == "cross":
+            return [self(*pack_pairs(*sides, self.max_length), task=task)]
+        return encode_apart(partial(self, task=task), *sides)
 
-    def encode_apart(self, input_ids_1, attention_mask_1, input_ids_2, attention_mask_2, task):
-        """Return the encodings u and v, (B, C) each, of the first and the second texts.
+    def features(self, batch):
+        """Return the encodings of a batch on the model's device, (B, C) each: one, or two of pairs encoded apart.
 
-        The rows of a batch agree in the length of the pair, not of each text. So all 2B texts are
-        encoded in chunks of about equal length: of Quora's two columns a third would be padding.
+        A pair comes as the contract's two texts, or already packed into one sequence with its token types. Where
+        batch["encoded"] is a list, it keeps them, so that all the batch's losses share one pass.
         """
-        T = max(input_ids_1.shape[1], input_ids_2.shape[1])
-        input_ids, attention_mask = (
-            torch.cat([nn.functional.pad(side, (0, T - side.shape[1])) for side in sides])  # (2B, T)
-            for sides in ((input_ids_1, input_ids_2), (attention_mask_1, attention_mask_2)))
-        lengths, order = attention_mask.sum(1).sort()
-        widest = [max(1, int(chunk[-1])) for chunk in lengths.cpu().chunk(8)]  # the one wait for the device
-        encoded = [self(input_ids[rows, :width], attention_mask[rows, :width], task=task)
-                   for rows, width in zip(order.chunk(8), widest, strict=True)]
-        return torch.cat(encoded)[order.argsort()].chunk(2)
+        kept = batch.get("encoded", [])
+        if not kept:
+            if "token_ids" in batch:
+                sequence = batch["token_ids"], batch["attention_mask"], batch.get("token_type_ids")
+                kept.append([self(*sequence, task=batch["task"])])
+            else:
+                sides = (batch[f"{name}_{side}"] for side in (1, 2) for name in ("token_ids", "attention_mask"))
+                kept.append(self.encode_pair(batch["task"], *sides))
+        return kept[0]
 
     def logits(self, batch):
-        """Return the logits of a batch on the model's device, for the task batch["task"].
-
-        A pair comes as the contract's two texts, or already packed into one sequence with its token types.
-        """
-        if batch["task"] == "sst":
-            return self.predict_sentiment(batch["token_ids"], batch["attention_mask"])
-        if "token_type_ids" in batch:
-            task_head = self.paraphrase_head if batch["task"] == "para" else self.similarity_head
-            packed = (batch["token_ids"], batch["attention_mask"], batch["token_type_ids"])
-            return self.score(task_head, self(*packed, task=batch["task"])).squeeze(-1)  # (B,)
-        predict = self.predict_paraphrase if batch["task"] == "para" else self.predict_similarity
-        return predict(batch["token_ids_1"], batch["attention_mask_1"], batch["token_ids_2"], batch["attention_mask_2"])
+        """Return the logits (B, 5) or (B,) of a batch on the model's device, for the task batch["task"]."""
+        return self.score(batch["task"], self.features(batch))
 
 
 def low_shot(rows, count, seed):
-    """Return `count` of the rows, the same for the same seed; all of them when count is None."""
+    """Return `count` of the rows, or that share of them ("10%"), the same for the same seed; all when it is None."""
+    if isinstance(count, str):
+        count = max(1, round(len(rows) * float(count[:-1]) / 100))
     if count is None or count >= len(rows):
         return rows
     chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:count]
     return [rows[i] for i in sorted(chosen.tolist())]
+
+
+def build_model(args):
+    """Return (model, the configuration that a checkpoint keeps of it), with the weights to begin with."""
+    config = SimpleNamespace(num_labels=N_SENTIMENT_CLASSES, data_dir=".",
+                             **{name: getattr(args, name) for name in ARCHITECTURE})
+    model = MultitaskBERT(config)
+    config.hidden_size = model.bert.config.hidden_size
+    set_dropout(model, args.dropout)
+    if args.init:
+        with restoring(args.init):
+            model.load_state_dict(load_checkpoint(args.init)["model"])
+    return model, config
 
 
 def training_loaders(args):
@@ -221,7 +202,7 @@ def training_loaders(args):
     data = {"sst": SentenceClassificationDataset(sst, args), "para": SentencePairDataset(para, args),
             "sts": SentencePairDataset(sts, args, isRegression=True)}
     return {task: bucket_loader(data[task], args.task_batch_size.get(task, args.batch_size), MAX_TOKENS_TRAIN,
-                                shuffle=True, seed=args.seed + i, pair_encoding=args.pair_encoding,
+                                shuffle=True, seed=args.seed + i, pair_encoding=args.pair_encoding.get(task),
                                 pin_memory=args.use_gpu)
             for i, task in enumerate(TASKS) if task in args.tasks}
 
@@ -240,24 +221,19 @@ def train_multitask(args):
     args = complete(args)
     seed_everything(args.seed)
     device = get_device(args.use_gpu)
-    config = SimpleNamespace(
-        hidden_dropout_prob=args.hidden_dropout_prob, encoder_dropout_prob=args.encoder_dropout_prob,
-        num_labels=N_SENTIMENT_CLASSES, data_dir=".", option=args.option, pretrained=args.pretrained,
-        pooling=args.pooling, pair_encoding=args.pair_encoding, pair_score=args.pair_score, max_length=args.max_length)
-    model = MultitaskBERT(config).to(device)
-    config.hidden_size = model.bert.config.hidden_size
+    model, config = build_model(args)
+    model = model.to(device)
     require_room(model, args)
     check_tokenizer(args, model)
     note_length(args, model)
 
     loaders = training_loaders(args)
-    for task, loader in loaders.items():
-        print(f"{task}: {len(loader.dataset)} rows, {len(loader)} batches, "
-              f"{loader.batch_sampler.padding_share():.1%} padding")
+    schedule = made(args.schedule, SCHEDULES, loaders, args.seed, args.epochs)
+    announce(schedule, args)
     dev_loaders, _ = multitask_loaders(args, "dev")
     seen = {task: loader.sample(SEEN_ROWS, args.seed) for task, loader in loaders.items()}
     optimizer = make_optimizer(model, args)
-    losses = {task: TASK_LOSSES[LOSSES[task]] for task in loaders}
+    losses = {task: total_loss(args.loss[task]) for task in loaders}
 
     def scores_on(split_loaders):
         results = model_eval_multitask(*(split_loaders.get(task) for task in TASKS), model, device)
@@ -267,24 +243,65 @@ def train_multitask(args):
         dev = scores_on(dev_loaders)
         return overall_score(dev), scores_text(dev), {"dev": dev, "train": scores_on(seen)}
 
-    return fit(model, SCHEDULES["proportional"](loaders, args.seed), losses, optimizer, evaluate,
+    return fit(model, schedule, losses, optimizer, evaluate,
                lambda filepath, **more: save_model(model, optimizer, args, config, filepath, **more), device, args)
 
 
+def announce(schedule, args):
+    """Print each task's batches, how its pairs are encoded where a loss decides that, and every epoch's counts."""
+    for task, loader in schedule.loaders.items():
+        need, loss = needed(args.loss, "pair_encoding", task)
+        print(f"{task}: {len(loader.dataset)} rows in {len(loader)} batches of {loader.batch_sampler.batch_size}, "
+              f"{loader.batch_sampler.padding_share():.1%} padding"
+              + (f"; pairs encoded apart, as {loss.partition(':')[0]} needs" if need == "bi" else ""))
+    for epoch in range(args.epochs):
+        counts = schedule.counts(epoch)
+        if epoch == 0 or counts != schedule.counts(epoch - 1):
+            since = f" from epoch {epoch} on" if epoch else ""
+            print(f"batches an epoch{since}: {', '.join(f'{task} {n}' for task, n in counts.items())}")
+
+
+def fine_tune_each(args):
+    """Go on from args.filepath with each task alone, for args.per_task_epochs; the model of a task is in its folder.
+
+    Where that does not raise the task's dev score, its model is the shared one.
+    """
+    for task in args.tasks:
+        train_multitask(of_task(args, task))
+
+
+def of_task(args, task):
+    """Return the arguments of one task's own fine-tuning.
+
+    It is resumed only if it began from the shared weights as they are now.
+    """
+    folder = os.path.join(args.run_dir, task)
+    last = os.path.join(folder, "last.pt")
+    begun = os.path.exists(last) and os.path.getmtime(last) >= os.path.getmtime(args.filepath)
+    return argparse.Namespace(**{**vars(args), "tasks": [task], "epochs": args.per_task_epochs, "init": args.filepath,
+                                 "schedule": "proportional", "gradient": "sum", "task_weights": "fixed",
+                                 "run_dir": folder, "filepath": os.path.join(folder, "best.pt"),
+                                 "of_run": args.run_dir, "resume": args.resume and begun})
+
+
 def test_multitask(args):
-    """Load args.filepath, score the dev sets, write the prediction files; return {task: dev metric}."""
+    """Score the dev sets and write the prediction files with args.filepath; return {task: dev metric}.
+
+    After --per_task_epochs each task's predictions come from its own model.
+    """
     args = complete(args)
     device = get_device(args.use_gpu)
-    saved = load_checkpoint(args.filepath)
-    args = with_stored(args, saved, ("tasks", "pretrained", "max_length", "truncation"))
-    with restoring(args.filepath):
-        model = MultitaskBERT(saved["model_config"])
-        model.load_state_dict(saved["model"])
-    check_tokenizer(args, model.to(device))
-    print(f"load model from {args.filepath}")
-
-    with autocast(device, args.precision):
-        scores = evaluation.test_model_multitask(args, model, device)
+    scores = {}
+    for own in [of_task(args, task) for task in args.tasks] if args.per_task_epochs else [args]:
+        saved = load_checkpoint(own.filepath)
+        own = with_stored(own, saved, ("tasks", "pretrained", "max_length", "truncation"))
+        with restoring(own.filepath):
+            model = MultitaskBERT(saved["model_config"])
+            model.load_state_dict(saved["model"])
+        check_tokenizer(own, model.to(device))
+        print(f"load model from {own.filepath}")
+        with autocast(device, own.precision):
+            scores.update(evaluation.test_model_multitask(own, model, device))
     print("\ntask      dev score")
     for task, score in scores.items():
         print(f"{task:9s} {score:9.3f}")
@@ -317,51 +334,21 @@ def get_parser():
     parser.add_argument("--predictions_dir", type=path_name, default="predictions",
                         help="likewise of the six prediction files")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS, help="what to train and predict")
-    parser.add_argument("--train_rows", type=number(int, 1), metavar="N", help="train on N random rows of each task")
-    parser.add_argument("--task_batch_size", nargs="+", action="extend", metavar="TASK=N",
-                        help="rows of a step for one task, in place of --batch_size")
-    parser.add_argument("--pair_encoding", choices=("cross", "bi"), default="cross",
-                        help="cross: a pair is one sequence; bi: two, compared afterwards")
-    parser.add_argument("--pair_score", choices=("concat", "cosine"), default="concat",
-                        help="how bi compares: a head over (u, v, |u - v|), or the cosine")
-    parser.add_argument("--pooling", nargs="+", action="extend", metavar="[TASK=]NAME",
-                        help=f"{', '.join(POOLERS)}: the sentence's encoding, for all tasks or for one (default: cls)")
+    parser.add_argument("--train_rows", type=rows_or_share, metavar="N|P%",
+                        help="train on N random rows of each task, or on P percent of them")
+    parser.add_argument("--init", metavar="FILE", help="begin with the weights of this checkpoint of an equal model")
+    parser.add_argument("--per_task_epochs", type=number(int, 1), metavar="N",
+                        help="afterwards fine-tune a copy of the model for each task; predictions come from its own")
+    add_technique_arguments(parser)
     parser.add_argument("--demo", action="store_true",
                         help="the packaged MiniLM on data/sample, by recipes/minilm.args unless another is named")
     return parser
 
 
-def parse_pooling(specs):
-    """Return {task: name of a pooler} from specs such as ["mean", "sst=pooler"]; later ones win."""
-    pooling = dict.fromkeys(TASKS, "cls")
-    for spec in specs or []:
-        task, _, name = spec.rpartition("=")
-        if name not in POOLERS or task not in ("", *TASKS):
-            raise UserError(f"--pooling {spec}: give [TASK=]NAME with TASK one of {', '.join(TASKS)} "
-                            f"and NAME one of {', '.join(POOLERS)}")
-        pooling.update(dict.fromkeys([task] if task else TASKS, name))
-    return pooling
-
-
-def parse_batch_sizes(specs):
-    """Return {task: rows} from specs such as ["para=64"]."""
-    sizes = {}
-    for spec in specs or []:
-        task, _, rows = spec.partition("=")
-        if task not in TASKS or not re.fullmatch("[0-9]{1,6}", rows) or int(rows) < 1:
-            raise UserError(f"--task_batch_size {spec}: give TASK=N with TASK one of {', '.join(TASKS)} and N from 1 "
-                            "to 999999")
-        sizes[task] = int(rows)
-    return sizes
-
-
 def complete(args):
     """Return `args` with every argument of ours that it lacks: defaults, file names, pooling by task."""
     args = with_defaults(args, get_parser())
-    if not isinstance(args.pooling, dict):
-        args.pooling = parse_pooling(args.pooling)
-    if not isinstance(args.task_batch_size, dict):
-        args.task_batch_size = parse_batch_sizes(args.task_batch_size)
+    resolve_techniques(args)
     args.tasks = [task for task in TASKS if task in args.tasks]
     for task in TASKS:
         for split, file_split in (("train", "train"), ("dev", "dev"), ("test", "test-student")):
@@ -391,16 +378,18 @@ def get_args(argv=None):
 def contradictions(args):
     """Return what cannot be meant together in this script's flags, a line each."""
     given, problems = args.given, []
-    if given.get("pair_score") == "cosine" and args.pair_encoding == "cross":
-        problems.append("--pair_score cosine compares two encodings, and --pair_encoding cross makes one of a pair: "
-                        "add --pair_encoding bi, or leave it out")
+    if given.get("pair_score") and "bi" not in args.pair_encoding.values():
+        problems.append(f"--pair_score {given['pair_score']} compares two encodings, and --pair_encoding cross makes "
+                        "one of a pair: add --pair_encoding bi, or leave it out")
+    if args.per_task_epochs and not args.run_dir:
+        problems.append("--per_task_epochs needs a folder for the tasks' models: name a --run_dir too")
     if len(given.get("tasks", ())) > len(args.tasks):
         problems.append(f"--tasks {' '.join(given['tasks'])}: name each task once")
     for task in TASKS:
         if task not in args.tasks:
             idle = [f"--{name}" for name in given if name.startswith(f"{task}_")]
-            idle += [f"--{name} {spec}" for name in ("pooling", "task_batch_size") for spec in given.get(name, ())
-                     if spec.startswith(f"{task}=")]
+            idle += [f"--{name} {spec}" for name in ("pooling", "heads", "loss", "task_batch_size")
+                     for spec in given.get(name, ()) if spec.startswith(f"{task}=")]
             problems += [f"{flag} is for {task}, which is not among --tasks {' '.join(args.tasks)}: leave one of the "
                          "two out" for flag in idle]
     return problems
@@ -421,6 +410,8 @@ def main():
         if task in args.tasks:
             read_sound(getattr(args, f"{task}_test"), form, labelled=False, skip_bad_rows=args.skip_bad_rows)
     train_multitask(args)
+    if args.per_task_epochs:
+        fine_tune_each(args)
     test_multitask(args)
     distributed.stop()
 

@@ -3,38 +3,85 @@
 Scripts look a name up here and nowhere else; on the command line a technique is named by a spec such as
 `layerwise:decay=0.85`, the keys being the keyword arguments of its function:
 
+    ADAPT              fn(bert, ...)                    changes a loaded encoder in place
+    POOLING            cls(bert)(output, mask)          the encoding (B, C) of a sequence
+    PAIR_FEATURES      fn(u, v)                         what a head reads of two encodings (B, C)
+    HEADS              fn(in, hidden, out, dropout)     from an encoding to a task's logits
+    OUTPUTS            cls(in, out)                     in place of a head's last layer, where a loss needs it
     PARAMETER_GROUPS   fn(model, lr, weight_decay, ...) which parameters share learning rate and weight decay
     TASK_LOSSES        fn(model, batch) -> loss         a batch knows its task: batch["task"]
     PENALTIES          fn(model, batch, logits) -> loss a regularizer; batch["loss"] is the task's loss function
-    GRADIENTS          fn(losses, params)               writes .grad from {task: loss}
-    SCHEDULES          cls(loaders, seed)(epoch)        an epoch's Steps of {task: batch}
-    ENGINE             what engine.py applies by flags of its own: --ema, --compile
+                       or .of_weights(model)            a regularizer of the weights alone, once a step
+    TASK_WEIGHTS       cls(tasks)(losses) -> losses     how much each task's loss counts
+    GRADIENTS          cls().backward(losses, params)   adds up .grad of {task: loss}, `finish` combines the tasks'
+    SCHEDULES          cls(loaders, seed, epochs)(epoch) an epoch's Steps of {task: batch}
+    ENGINE             what is applied by flags of its own: --ema, --compile, --dropout
 """
 
 import inspect
 import math
 from functools import partial
 
+from extensions.annealed import Annealed
+from extensions.bregman import Bregman
+from extensions.cagrad import CAGrad
+from extensions.cosine_losses import cosine, cosine_embedding
 from extensions.cuda_graphs import GraphedStep
+from extensions.dropout_sites import set_dropout
+from extensions.dynamic_average import DynamicAverage
 from extensions.ema import ExponentialMovingAverage
+from extensions.even import Even
+from extensions.extra_attention import extra_attention
 from extensions.fast_dropout import use_fast_dropout
+from extensions.fgm import fgm
+from extensions.fixed_weights import FixedWeights
+from extensions.focal import focal
 from extensions.fused_adamw import FusedAdamW
-from extensions.gradient_sum import gradient_sum
+from extensions.gradient_sum import GradientSum
+from extensions.gradvac import GradVac
+from extensions.heads import Relational, mlp
+from extensions.l2sp import L2SP
 from extensions.layerwise import layerwise
+from extensions.loss_scale import LossScale
+from extensions.mixout import mixout
+from extensions.mnrl import mnrl
+from extensions.one_versus_rest import one_versus_rest
+from extensions.ordinal import OrdinalOutput, ordinal
 from extensions.packed_attention import pack_attention
+from extensions.pairs import concat, product
+from extensions.pals import pals
 from extensions.parameter_groups import flat, no_decay
+from extensions.pcgrad import PCGrad
+from extensions.pearson_loss import pearson_loss
+from extensions.pooling import Attention, Cls, Layers, Max, Mean, Pooler
 from extensions.proportional import Proportional
 from extensions.rdrop import rdrop
+from extensions.round_robin import RoundRobin
+from extensions.simcse import supervised_simcse, unsupervised_simcse
+from extensions.smart import smart
+from extensions.staged import Staged
 from extensions.supervised_losses import bce, ce, mse
+from extensions.task_layers import task_layers
+from extensions.temperature import Sqrt, Temperature
+from extensions.uncertainty import Uncertainty
 from files import nearest
 
+ADAPT = {"pals": pals, "task-layers": task_layers, "extra-attention": extra_attention, "mixout": mixout}
+POOLING = {"cls": Cls, "mean": Mean, "max": Max, "pooler": Pooler, "attention": Attention, "layers": Layers}
+HEADS = {"mlp": mlp, "relational": Relational}
+PAIR_FEATURES = {"concat": concat, "product": product}
+OUTPUTS = {"ordinal": OrdinalOutput}
 PARAMETER_GROUPS = {"flat": flat, "no-decay": no_decay, "layerwise": layerwise}
-TASK_LOSSES = {"ce": ce, "bce": bce, "mse": mse}
-PENALTIES = {"rdrop": rdrop}
-GRADIENTS = {"sum": gradient_sum}
-SCHEDULES = {"proportional": Proportional}
+TASK_LOSSES = {"ce": ce, "ordinal": ordinal, "one-versus-rest": one_versus_rest, "focal": focal, "bce": bce, "mse": mse,
+               "cosine": cosine, "cosine-embedding": cosine_embedding, "pearson": pearson_loss, "mnrl": mnrl,
+               "simcse": unsupervised_simcse, "simcse-supervised": supervised_simcse}
+PENALTIES = {"rdrop": rdrop, "smart": smart, "bregman": Bregman, "fgm": fgm, "l2sp": L2SP}
+TASK_WEIGHTS = {"fixed": FixedWeights, "uncertainty": Uncertainty, "loss-scale": LossScale, "dwa": DynamicAverage}
+GRADIENTS = {"sum": GradientSum, "pcgrad": PCGrad, "gradvac": GradVac, "cagrad": CAGrad}
+SCHEDULES = {"proportional": Proportional, "round-robin": RoundRobin, "sqrt": Sqrt, "temperature": Temperature,
+             "annealed": Annealed, "staged": Staged, "even": Even}
 ENGINE = {"ema": ExponentialMovingAverage, "fused-adamw": FusedAdamW, "packed-attention": pack_attention,
-          "fast-dropout": use_fast_dropout, "graphs": GraphedStep}
+          "fast-dropout": use_fast_dropout, "graphs": GraphedStep, "dropout": set_dropout}
 
 
 def parse_value(text):
@@ -59,8 +106,9 @@ def from_spec(spec, table):
     if name not in table:
         raise ValueError(f"{spec!r}: no {name!r}; choose one of {', '.join(table)}{nearest(name, table)}")
     parameters = inspect.signature(table[name]).parameters.values()
-    # weight_decay has a flag of its own.
-    defaults = {p.name: p.default for p in parameters if p.default is not p.empty and p.name != "weight_decay"}
+    # These have flags of their own.
+    defaults = {p.name: p.default for p in parameters
+                if p.default is not p.empty and p.name not in ("weight_decay", "seed", "epochs")}
     valid = ", ".join(f"{key} (default {default})" for key, default in defaults.items()) or "no options"
     values = {}
     for option in filter(None, options.split(",")):
@@ -75,3 +123,9 @@ def from_spec(spec, table):
             raise ValueError(f"{spec!r}: {key} must be a finite number of at least 0")
         values[key] = value
     return partial(table[name], **values)
+
+
+def made(spec, table, *args):
+    """Return the technique that `spec` names: of a class an object, made with `args`; of a function, itself."""
+    technique = from_spec(spec, table)
+    return technique(*args) if inspect.isclass(technique.func) else technique

@@ -4,6 +4,16 @@ import torch
 import torch.nn.functional as F
 
 
+def again(batch):
+    """Return a copy of a batch for another pass: without what the first pass kept in it."""
+    return {**{name: value for name, value in batch.items() if name != "logits"}, "encoded": []}
+
+
+def logits_of(model, batch):
+    """Return the logits of a batch's pass: those that its loss kept, or, after a loss without any, the model's."""
+    return batch["logits"] if "logits" in batch else model.logits(batch).float()
+
+
 def symmetric_kl(logits, others):
     """Return the mean over rows of (KL(p, q) + KL(q, p)) / 2 of the softmax of logits (B, K) and (B, K)."""
     log_p, log_q = F.log_softmax(logits, dim=-1), F.log_softmax(others, dim=-1)

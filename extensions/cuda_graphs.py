@@ -32,10 +32,9 @@ class GraphedStep:
         # Where several processes sum gradients: one place for all kinds of step, {parameter: tensor like it}.
         self.buffers = None
 
-    @property
-    def skipped(self):
-        """The wrapped step's count of updates left out."""
-        return self.step.skipped
+    def __getattr__(self, name):
+        """Return what the wrapped step has of that name: its techniques, its count of updates left out."""
+        return getattr(self.step, name)
 
     def __call__(self, parts):
         """Update the model; return {task: loss} of the step, before the update."""
@@ -88,9 +87,10 @@ class Recording:
     def __init__(self, step, parts, recorder, buffers=None):
         self.parts = [{task: static(batch, step.device) for task, batch in batches.items()} for batches in parts]
         self.compute, self.losses = recorder.capture(lambda: self.gradient(step, buffers))
+        self.cosines = dict(step.gradient.cosines)
         # The host's half of the update is done here, outside: state of the optimizer may have to be allocated.
         self.plan = step.optimizer.plan()
-        self.update, _ = recorder.capture(lambda: self.plan.apply(*step.clip(self.losses)))
+        self.update, _ = recorder.capture(lambda: step.apply(self.plan, self.losses))
         self.grads = [(p, p.grad) for p in step.params] if buffers else []
 
     def gradient(self, step, buffers):
@@ -111,6 +111,7 @@ class Recording:
             p.grad = grad
         step.add_up(self.losses)
         self.update.replay()
+        step.gradient.cosines = self.cosines
         # The memory of these losses is another graph's at the next step.
         return {task: loss.clone() for task, loss in self.losses.items()}
 

@@ -1,6 +1,6 @@
 """R-Drop: two passes with different dropout should agree (Liang et al. 2021, https://arxiv.org/abs/2106.14448)."""
 
-from extensions._divergence import divergence
+from extensions._divergence import again, divergence, logits_of
 
 
 def rdrop(model, batch, logits, weight=1.0):
@@ -11,6 +11,6 @@ def rdrop(model, batch, logits, weight=1.0):
     difference in place of the KL divergence. The step takes the time and
     the memory of two passes.
     """
-    again = {**batch}
-    loss = batch["loss"](model, again)  # writes the second pass's logits into `again`
-    return loss + weight * divergence(batch["task"], logits, again["logits"])
+    second = again(batch)
+    loss = batch["loss"](model, second)
+    return loss + weight * divergence(batch["task"], logits, logits_of(model, second))

@@ -8,8 +8,9 @@ import pytest
 import multitask_classifier
 from arguments import ArgumentParser, number, parse, spec_of, with_defaults, with_run_dir
 from extensions import PENALTIES
+from extensions._choices import parse_batch_sizes
 from files import UserError
-from multitask_classifier import complete, get_parser, parse_batch_sizes
+from multitask_classifier import complete, get_parser
 
 
 def test_numbers_in_their_bounds():

@@ -97,8 +97,10 @@ def test_losses_are_computed_in_fp32(name, labels):
 def test_gradient_sum_is_the_gradient_of_the_sum():
     w, v = torch.tensor([1.0, 2.0], requires_grad=True), torch.tensor(3.0, requires_grad=True)
     losses = {"a": (w ** 2).sum(), "b": v * w[0], "c": 5 * v}
-    GRADIENTS["sum"](losses, [w, v])
+    gradient = GRADIENTS["sum"]()
+    gradient.backward(losses, [w, v])
+    gradient.finish([w, v])
     assert w.grad.tolist() == [2 * 1.0 + 3.0, 2 * 2.0] and v.grad.item() == 1.0 + 5.0
     w.grad = None
-    GRADIENTS["sum"]({"a": F.mse_loss(w, torch.zeros(2))}, [w])
+    gradient.backward({"a": F.mse_loss(w, torch.zeros(2))}, [w])
     assert w.grad.tolist() == [1.0, 2.0]

@@ -6,9 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from extensions import TASK_LOSSES
+from extensions import POOLING, TASK_LOSSES
+from extensions._choices import specs_by_task
 from files import UserError
-from multitask_classifier import LOSSES, MultitaskBERT, pack_pairs, parse_pooling
+from multitask_classifier import LOSSES, MultitaskBERT, pack_pairs
 from tests.fixtures_tiny import losses_of_20_steps, task_batch
 
 IDS_1 = torch.tensor([[101, 950, 960, 102, 0], [101, 940, 930, 955, 102]])
@@ -118,11 +119,17 @@ def test_the_loss_of_each_task_falls_in_20_steps(encoding, task, bert_dir):
     assert losses[-1] < 0.6 * losses[0]
 
 
-def test_pooling_specs():
-    assert parse_pooling(None) == {"sst": "cls", "para": "cls", "sts": "cls"}
-    assert parse_pooling(["mean"]) == {"sst": "mean", "para": "mean", "sts": "mean"}
-    assert parse_pooling(["mean", "sst=pooler", "sts=cls"]) == {"sst": "pooler", "para": "mean", "sts": "cls"}
-    assert parse_pooling(["sst=pooler", "mean"])["sst"] == "mean"
-    for wrong in ("max", "mnli=mean", "sst=", "sst=max", "", "mean=sst"):
-        with pytest.raises(UserError, match="pooling.*sst, para, sts.*cls, mean, pooler"):
-            parse_pooling([wrong])
+def test_specs_by_task():
+    def parse(specs):
+        return specs_by_task("pooling", specs, POOLING, "cls")
+
+    assert parse(None) == {"sst": "cls", "para": "cls", "sts": "cls"}
+    assert parse(["mean"]) == {"sst": "mean", "para": "mean", "sts": "mean"}
+    assert parse(["mean", "sst=pooler", "sts=cls"]) == {"sst": "pooler", "para": "mean", "sts": "cls"}
+    assert parse(["sst=pooler", "mean"])["sst"] == "mean"
+    for wrong in ("median", "sst=", "sst=median", ""):
+        with pytest.raises(UserError, match="pooling.*cls, mean, max, pooler"):
+            parse([wrong])
+    for wrong in ("mnli=mean", "mean=sst"):
+        with pytest.raises(UserError, match="pooling.*sst, para, sts"):
+            parse([wrong])

@@ -120,9 +120,9 @@ def test_the_best_epoch_by_overall_score_is_predicted_with(run, monkeypatch):
     assert [saved.equal(weight) for weight in weights] == [False, True, False]
 
 
-@pytest.mark.parametrize("flags", [["--pooling", "max"], ["--pooling", "mean", "mnli=mean"]])
+@pytest.mark.parametrize("flags", [["--pooling", "sum"], ["--pooling", "mean", "mnli=mean"]])
 def test_wrong_pooling(flags):
-    with pytest.raises(UserError, match=f"pooling {flags[-1]}"):
+    with pytest.raises(UserError, match=f"pooling '?{flags[-1]}"):
         get_args(flags)
 
 

@@ -120,7 +120,7 @@ def test_other_training_data_are_refused(run, halted, data):  # noqa: F811
     path = halted.parent / other / "ids-sst-train.csv"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:9]))
     code, said = run(*RESUME, "--data_dir", str(path.parent))
-    assert code == 2 and "training data are others" in said
+    assert code == 2 and "the training data or the schedule are others" in said
 
 
 def test_an_unfinished_run_moves_aside(run, halted, data, tmp_path):  # noqa: F811

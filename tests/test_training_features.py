@@ -80,8 +80,10 @@ def test_when_a_run_is_scored(flags, scored, run):
 
 def test_a_task_has_a_batch_size_of_its_own(run):
     _, said = run("--task_batch_size", "sst=2", "para=20", "--epochs", "1")
-    batches = {line.split(":")[0]: line.split(", ")[1] for line in said.splitlines() if " rows, " in line}
-    assert batches == {"sst": "10 batches", "para": "1 batches", "sts": "3 batches"}
+    batches = {line.split(":")[0]: line.split(", ")[0] for line in said.splitlines() if " rows in " in line}
+    assert batches == {"sst": "sst: 20 rows in 10 batches of 2", "para": "para: 20 rows in 1 batches of 20",
+                       "sts": "sts: 20 rows in 3 batches of 8"}
+    assert "batches an epoch: sst 10, para 1, sts 3\n" in said
 
 
 BAD_ROW = """

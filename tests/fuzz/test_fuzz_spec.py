@@ -9,9 +9,21 @@ import pytest
 from hypothesis import strategies as st
 
 from arguments import ArgumentParser, number, spec_of
-from extensions import PARAMETER_GROUPS, PENALTIES, SCHEDULES, from_spec
+from extensions import (
+    ADAPT,
+    GRADIENTS,
+    HEADS,
+    PARAMETER_GROUPS,
+    PENALTIES,
+    POOLING,
+    SCHEDULES,
+    TASK_LOSSES,
+    TASK_WEIGHTS,
+    from_spec,
+)
+from extensions._choices import LOSSES, TASKS, losses_by_task, parse_batch_sizes, specs_by_task
 from files import UserError
-from multitask_classifier import POOLERS, TASKS, get_parser, parse_batch_sizes, parse_pooling
+from multitask_classifier import get_parser
 from tests.fuzz import fuzz
 
 
@@ -21,6 +33,7 @@ def technique(model, lr, weight_decay=0.01, rank=8, scale=1.0, fast=False, layer
 
 
 TABLE = {"technique": technique, "layer-wise": technique}
+TABLES = (TABLE, PARAMETER_GROUPS, PENALTIES, SCHEDULES, GRADIENTS, TASK_WEIGHTS, TASK_LOSSES, ADAPT, HEADS)
 NUMERALS = st.sampled_from(["", "0", "-1", "1_0", "\u0663", "\u00b2", "1e999", "nan", "inf", " 3", "3 ", "9" * 5000,
                             "0x1", "1e-400", "+", "-", "1.", ".5", "true", "True", "\ud800", "\0", "=", ",", ":"])
 TEXT = st.one_of(NUMERALS, st.text(max_size=12))
@@ -36,7 +49,7 @@ OPTIONS = st.fixed_dictionaries({}, optional={
 
 def test_specs(record):
     def check(spec):
-        for table in (TABLE, PARAMETER_GROUPS, PENALTIES, SCHEDULES):
+        for table in TABLES:
             try:
                 bound = from_spec(spec, table)
             except ValueError as error:
@@ -59,13 +72,22 @@ def test_specs(record):
            f"{n} examples, and {valid} valid ones read back")
 
 
+def parse_pooling(specs):
+    return specs_by_task("pooling", specs, POOLING, "cls")
+
+
+def is_pooling(value):
+    with contextlib.suppress(ValueError):
+        return bool(from_spec(value, POOLING))
+
+
 def test_lists_of_pairs(record):
-    tasks, poolers = st.sampled_from(TASKS), st.sampled_from(sorted(POOLERS))
+    tasks, poolers = st.sampled_from(TASKS), st.sampled_from(sorted(POOLING))
     pairs = st.tuples(st.one_of(tasks, st.sampled_from(["", "mnli", "SST"])), st.sampled_from(["=", "", "=="]),
                       st.one_of(poolers, TEXT, st.integers().map(str))).map("".join)
 
     def check(specs):
-        for parse, fits in ((parse_pooling, lambda value: value in POOLERS),
+        for parse, fits in ((parse_pooling, is_pooling), (losses_by_task, lambda value: bool(value) or value in LOSSES),
                             (parse_batch_sizes, lambda value: type(value) is int and value > 0)):
             try:
                 result = parse(specs)

@@ -1,0 +1,190 @@
+"""The flags that name techniques of training several tasks: what they may say, and what that means for each task."""
+
+import argparse
+import re
+
+from arguments import number, spec_of
+from extensions import ADAPT, GRADIENTS, HEADS, PAIR_FEATURES, POOLING, SCHEDULES, TASK_LOSSES, TASK_WEIGHTS, from_spec
+from extensions._tasks import TASKS
+from extensions.dropout_sites import SITES
+from files import UserError
+
+LOSSES = {"sst": "ce", "para": "bce", "sts": "mse"}
+PAIR_TASKS = ("para", "sts")
+
+
+def add_technique_arguments(parser):
+    """Add the flags that name techniques of training several tasks."""
+    group = parser.add_argument_group("techniques (NAME[:KEY=VALUE,...]; README lists them)")
+    add = group.add_argument
+    add("--schedule", type=spec_of(SCHEDULES), default="proportional", metavar="SPEC",
+        help=f"{', '.join(SCHEDULES)}: which tasks' batches make up a step")
+    add("--task_batch_size", nargs="+", action="extend", metavar="TASK=N",
+        help="rows of a step for one task, in place of --batch_size")
+    add("--loss", nargs="+", action="extend", metavar="TASK=SPEC",
+        help=f"{', '.join(TASK_LOSSES)}: a task's loss, in place of ce, bce, mse; several are added up")
+    add("--task_weights", type=spec_of(TASK_WEIGHTS), default="fixed", metavar="SPEC",
+        help=f"{', '.join(TASK_WEIGHTS)}: how much each task's loss counts")
+    add("--gradient", type=spec_of(GRADIENTS), default="sum", metavar="SPEC",
+        help=f"{', '.join(GRADIENTS)}: how the tasks' gradients of one step are combined")
+    add("--pair_encoding", choices=("cross", "bi"),
+        help="cross (default): a pair is one sequence; bi: two, compared afterwards")
+    add("--pair_score", choices=(*PAIR_FEATURES, "cosine"),
+        help="how bi compares: a head over (u, v, |u - v|) (default) or with u v too, or the cosine")
+    add("--pooling", nargs="+", action="extend", metavar="[TASK=]SPEC",
+        help=f"{', '.join(POOLING)}: the sentence's encoding, for all tasks or for one (default: cls)")
+    add("--heads", nargs="+", action="extend", metavar="[TASK=]SPEC",
+        help=f"{', '.join(HEADS)}: from the encoding to the logits (default: mlp)")
+    add("--adapt", type=spec_of(ADAPT), action="append", metavar="SPEC",
+        help=f"{', '.join(ADAPT)}: a change of the encoder; repeat the flag for several, in this order")
+    add("--dropout", type=site_of, action="append", metavar="SITE=P",
+        help=f"dropout of one place, whatever the two dropout flags say: {', '.join(SITES)}")
+
+
+def site_of(text):
+    """Return (site, probability) of `SITE=P`; for argparse."""
+    site, _, p = text.partition("=")
+    if site not in SITES:
+        raise argparse.ArgumentTypeError(f"{text}: give SITE=P with SITE one of {', '.join(SITES)}")
+    return site, number(float, 0, 1)(p)
+
+
+def resolve_techniques(args):
+    """Replace the lists of specs in `args` by dicts by task, {task: spec}, and add what the losses ask for.
+
+    Nothing happens to arguments that are resolved already. Raises UserError for specs that are wrong, or that
+    contradict each other.
+    """
+    if isinstance(args.loss, dict):
+        return
+    args.adapt, args.dropout = list(args.adapt or []), dict(args.dropout or [])
+    args.loss = losses_by_task(args.loss)
+    args.pooling = specs_by_task("pooling", args.pooling, POOLING, "cls")
+    args.heads = specs_by_task("heads", args.heads, HEADS, "mlp")
+    args.pair_encoding = pair_choices("pair_encoding", args.pair_encoding, args.loss, "cross")
+    args.pair_score = pair_choices("pair_score", args.pair_score, args.loss, "concat", "cosine")
+    for task in args.tasks:
+        if args.option == "pretrain" and not args.adapt and headless(args.loss[task]):
+            raise UserError(f"--loss {task}={args.loss[task][0]} trains the encoder alone, which --option pretrain "
+                            f"freezes: add a loss that trains a head, such as {task}={LOSSES[task]}")
+        output, loss = needed(args.loss, "output", task)
+        for spec in args.loss[task]:
+            if output in traits(spec, "not_with", ()):
+                raise UserError(f"--loss {task}={spec}: not with {task}={loss}, whose outputs are log-probabilities; "
+                                "leave one of the two out")
+    check_shared_head(args)
+    args.outputs = {task: output for task in TASKS if (output := needed(args.loss, "output", task)[0])}
+    args.task_batch_size = parse_batch_sizes(args.task_batch_size)
+
+
+def check_shared_head(args):
+    """Raise UserError if a head with a shared trunk has no equal to share it with."""
+    heads = [args.heads[task] for task in PAIR_TASKS]
+    if any(getattr(HEADS[spec.partition(":")[0]], "shared", False) for spec in heads):
+        same = all(len({choice[task] for task in PAIR_TASKS}) == 1
+                   for choice in (args.heads, args.pair_encoding, args.pair_score))
+        cosine = args.pair_encoding["para"] == "bi" and args.pair_score["para"] == "cosine"
+        if not same or cosine or not set(PAIR_TASKS) <= set(args.tasks):
+            raise UserError(f"--heads para={heads[0]} sts={heads[1]}: a shared trunk needs both tasks, with equal "
+                            "heads over equal encodings, and no cosine in place of a head")
+
+
+def parse_batch_sizes(specs):
+    """Return {task: rows} from specs such as ["para=64"]."""
+    sizes = {}
+    for spec in specs or []:
+        task, _, rows = spec.partition("=")
+        if task not in TASKS or not re.fullmatch("[0-9]{1,6}", rows) or int(rows) < 1:
+            raise UserError(f"--task_batch_size {spec}: give TASK=N with TASK one of {', '.join(TASKS)} and N from 1 "
+                            "to 999999")
+        sizes[task] = int(rows)
+    return sizes
+
+
+def split_task(flag, spec, required=False):
+    """Return (task, rest) of `TASK=SPEC`, or ("", spec) of a SPEC for all tasks."""
+    task, equals, rest = spec.partition("=")
+    if not equals or ":" in task:  # an equals sign within the options is none of ours
+        task, rest = "", spec
+    if task not in TASKS and (task or required):
+        form = "TASK=SPEC" if required else "[TASK=]SPEC"
+        raise UserError(f"--{flag} {spec}: give {form} with TASK one of {', '.join(TASKS)}")
+    return task, rest
+
+
+def checked(flag, spec, table):
+    """Return the spec of a technique in `table`; raise UserError for what is no such spec."""
+    try:
+        from_spec(spec, table)
+    except ValueError as error:
+        raise UserError(f"--{flag} {error}") from error
+    return spec
+
+
+def specs_by_task(flag, specs, table, default):
+    """Return {task: spec} from specs such as ["mean", "sst=pooler"]; later ones win."""
+    chosen = dict.fromkeys(TASKS, default)
+    for spec in specs or []:
+        task, name = split_task(flag, spec)
+        chosen.update(dict.fromkeys([task] if task else TASKS, checked(flag, name, table)))
+    return chosen
+
+
+def losses_by_task(specs):
+    """Return {task: [specs of its losses]} from specs such as ["para=bce", "para=mnrl:weight=0.1"].
+
+    The losses named for a task take the place of its own and are added up. Raises UserError for a loss that is not
+    for the task.
+    """
+    named = {}
+    for spec in specs or []:
+        task, name = split_task("loss", spec, required=True)
+        named.setdefault(task, []).append(checked("loss", name, TASK_LOSSES))
+        fitting = traits(name, "tasks", TASKS)
+        if task not in fitting:
+            raise UserError(f"--loss {spec}: {name.partition(':')[0]} is a loss for {' and '.join(fitting)}")
+    if "sst" in named and headless(named["sst"]):
+        raise UserError(f"--loss sst={named['sst'][0]} trains no classifier: add one that does, such as sst=ce")
+    return {task: named.get(task, [default]) for task, default in LOSSES.items()}
+
+
+def traits(spec, name, default):
+    """Return an attribute of the loss that a spec names: which tasks it is for, what it needs of the model."""
+    return getattr(TASK_LOSSES[spec.partition(":")[0]], name, default)
+
+
+def headless(specs):
+    """Tell whether a task's losses train its encodings alone, and no head."""
+    return not any(traits(spec, "trains_head", True) for spec in specs)
+
+
+def needed(losses, what, task):
+    """Return (value, loss) of what one of a task's losses needs of the model; (None, None) where none needs it."""
+    for spec in losses[task]:
+        if what in traits(spec, "needs", {}):
+            return traits(spec, "needs", {})[what], spec
+    return None, None
+
+
+def pair_choices(flag, said, losses, default, of_headless=None):
+    """Return {task: how its pairs are encoded, or scored}: as said, else what its losses need, else the default.
+
+    `of_headless` is the default where a task's losses train no head: the cosine needs none. Raises UserError where
+    what is said and what a loss needs contradict each other.
+    """
+    chosen = {}
+    for task in PAIR_TASKS:
+        need, loss = needed(losses, flag, task)
+        if said and need and said != need:
+            raise UserError(f"--{flag} {said}: --loss {task}={loss} needs {need}; leave one of the two out")
+        if said and of_headless and said != of_headless and headless(losses[task]):
+            raise UserError(f"--{flag} {said}: --loss {task}={losses[task][0]} trains no head, which that would need; "
+                            f"leave it out, or add a loss that trains one, such as {task}={LOSSES[task]}")
+        chosen[task] = said or need or (headless(losses[task]) and of_headless) or default
+    return chosen
+
+
+def total_loss(specs):
+    """Return the loss fn(model, batch) that is the sum of those named."""
+    losses = [from_spec(spec, TASK_LOSSES) for spec in specs]
+    return losses[0] if len(losses) == 1 else lambda model, batch: sum(loss(model, batch) for loss in losses)

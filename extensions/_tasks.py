@@ -1,0 +1,3 @@
+"""The three tasks, in the order in which everything lists them."""
+
+TASKS = ("sst", "para", "sts")

@@ -1,0 +1,28 @@
+"""Attention layers over the encoder's output (Peng, Yuan and Wang 2024)."""
+
+import torch.nn as nn
+
+from bert import BertSelfAttention
+
+
+class ExtraAttention(nn.Module):
+    """h + W_o Attention(h), with W_o = 0 at the start; takes the place of a BertLayer after the last one."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.self_attention = BertSelfAttention(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden_states, attention_mask, task=None):
+        """Map hidden_states (B, T, C) and the additive mask (B, 1, 1, T) to (B, T, C)."""
+        return hidden_states + self.dropout(self.output(self.self_attention(hidden_states, attention_mask)))
+
+
+def extra_attention(bert, layers=1):
+    """Append `layers` attention layers to the encoder, which change nothing until they are trained."""
+    for _ in range(layers):
+        layer = ExtraAttention(bert.config)
+        layer.apply(bert._init_weights)
+        nn.init.zeros_(layer.output.weight)
+        bert.bert_layers.append(layer)

@@ -1,0 +1,19 @@
+"""Fixed weights of the tasks' losses (Peng et al. 2024: a linear combination of the losses)."""
+
+from extensions._task_weights import TaskWeights
+from files import UserError
+
+
+class FixedWeights(TaskWeights):
+    """L = sum over tasks of w_t L_t. A weight of 0 trains a task's head no more, with its batches still computed."""
+
+    def __init__(self, tasks, sst=1.0, para=1.0, sts=1.0):
+        super().__init__(tasks)
+        self.weights = {"sst": sst, "para": para, "sts": sts}
+        negative = [f"{task}={weight}" for task, weight in self.weights.items() if not weight >= 0]
+        if negative:
+            raise UserError(f"--task_weights fixed:{','.join(negative)}: a weight is 0 or more")
+
+    def forward(self, losses):
+        """Return {task: weighted loss}."""
+        return {task: self.weights[task] * loss for task, loss in losses.items()}

@@ -1,0 +1,37 @@
+"""L2-SP, weight decay towards the starting point (Li, Grandvalet and Davoine 2018, https://arxiv.org/abs/1802.01483)."""
+
+import torch
+import torch.nn.functional as F
+
+
+class L2SP:
+    """alpha / 2 ‖w - w⁰‖² + beta / 2 ‖v‖²: w the encoder's weights, w⁰ what they were at the start, v the new layers'.
+
+    The paper's equation 4; w⁰ is what the run begins with, layers that --adapt has added to the encoder included. Of
+    the new layers the matrices count; biases and the scale of a cosine may lie far from 0. It is of the weights alone:
+    the step adds its gradient once, to whatever the tasks' losses have become by then.
+    """
+
+    def __init__(self, alpha=0.01, beta=0.01):
+        self.alpha, self.beta = alpha, beta
+
+    def start(self, model):
+        """Keep the encoder's weights as w⁰."""
+        self.pretrained = {name: p.detach().clone() for name, p in model.bert.named_parameters() if p.requires_grad}
+
+    def of_weights(self, model):
+        """Return the penalty, 0-dim."""
+        old = sum(F.mse_loss(model.bert.get_parameter(name), w, reduction="sum") for name, w in self.pretrained.items())
+        new = sum(v.square().sum() for name, v in model.named_parameters()
+                  if v.requires_grad and v.ndim > 1 and not name.startswith("bert."))
+        return (self.alpha * old + self.beta * new) / 2
+
+    def state_dict(self):
+        """Return w⁰, {name: tensor}."""
+        return dict(self.pretrained)
+
+    @torch.no_grad()
+    def load_state_dict(self, state):
+        """Take over w⁰; the tensors stay where they are."""
+        for name, w in self.pretrained.items():
+            w.copy_(state[name])

@@ -1,0 +1,29 @@
+"""Sampling of tasks by a power of their size: small tasks come more often than their rows would have it."""
+
+from extensions._sampling import PowerSampling
+from files import UserError
+
+
+class Temperature(PowerSampling):
+    """p_t proportional to N_t^alpha, alpha = 1 / temperature (Raffel et al. 2020, section 3.5.2; mBERT's 0.7).
+
+    N_t are rows, as in the papers: alpha = 1 gives every row the same chance where all tasks have batches of one
+    size, as `proportional` does whatever the sizes; alpha = 0 gives every task equally many batches.
+    """
+
+    def __init__(self, loaders, seed=0, epochs=1, alpha=0.7, steps=0):
+        super().__init__(loaders, seed, epochs, steps)
+        if not 0 <= alpha <= 1:
+            raise UserError(f"--schedule temperature:alpha={alpha}: give 0 (all tasks alike) to 1 (by their rows)")
+        self.exponent = alpha
+
+    def alpha(self, epoch):
+        """Return the exponent of this epoch."""
+        return self.exponent
+
+
+class Sqrt(Temperature):
+    """p_t proportional to the square root of N_t (alpha = 0.5; Stickland and Murray 2019)."""
+
+    def __init__(self, loaders, seed=0, epochs=1, steps=0):
+        super().__init__(loaders, seed, epochs, 0.5, steps)

@@ -1,0 +1,165 @@
+"""Train a base recipe and the same with each technique, and print what every technique is worth.
+
+    python -m scripts.ablation recipes/ablation.txt --data_dir data --out runs/ablation [--seeds 1 2 3] [--share 10]
+        [--jobs 1] [--only NAME ...] [-- FLAG ...]
+
+A line of the file is `NAME | flags`; the first is the base, whose flags every other row has too. `--share P` screens
+on P percent of the training rows and of the paraphrase dev rows, which are most of the dev rows. What comes after
+`--` goes to every run. A run that is in OUT/results.jsonl is not repeated, so that the table may be made in several
+sittings. OUT/table.md is the table: mean ± sd over the seeds of the best dev scores, and the minutes a run took.
+"""
+
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from arguments import number
+from evaluation import overall_score
+from extensions._tasks import TASKS
+from files import Parser, UserError, atomic_write, run_script
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLED = ("ids-sst-train.csv", "quora-train.csv", "sts-train.csv", "quora-dev.csv")
+
+
+def read_rows_of(path):
+    """Return [(name, flags)] of an ablation file. Raises UserError for a line without both."""
+    rows = []
+    for n, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        name, bar, flags = line.partition("|")
+        if not bar or not name.strip():
+            raise UserError(f"{path}, line {n}: {line!r} is not `NAME | flags`")
+        rows.append((name.strip(), shlex.split(flags)))
+    return rows
+
+
+def sample_files(data_dir, folder, share):
+    """Fill `folder` with the course's files, of the SAMPLED ones `share` percent of the lines, the same every time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for source in sorted(Path(data_dir).glob("*.csv")):
+        lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
+        if source.name in SAMPLED:
+            kept = np.random.default_rng(0).permutation(len(lines) - 1)[: round((len(lines) - 1) * share / 100)] + 1
+            lines = [lines[0], *(lines[i] for i in sorted(kept))]
+        with atomic_write(folder / source.name) as file:
+            file.writelines(lines)
+    return folder
+
+
+def command_of(flags):
+    """Return the command line that the table shows."""
+    return shlex.join(["multitask_classifier.py", *flags])
+
+
+def run(name, flags, seed, folder, data_dir):
+    """Train once; return the row of results.jsonl. Raises UserError with the end of the log of a run that failed."""
+    run_dir = folder / f"{name.replace(' ', '-').replace('/', '-')}-{seed}"
+    command = [sys.executable, "multitask_classifier.py", *flags, "--seed", str(seed), "--data_dir", str(data_dir),
+               "--run_dir", str(run_dir), "--predictions_dir", str(run_dir / "predictions")]
+    start = time.monotonic()
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    seconds = time.monotonic() - start
+    if ended.returncode:
+        raise UserError(f"{name}, seed {seed}: {shlex.join(command[1:])}\n{ended.stdout[-500:]}{ended.stderr[-2000:]}")
+    best = best_scoring(run_dir)
+    for task in TASKS:  # a model of its own after --per_task_epochs
+        if (run_dir / task).is_dir():
+            best["dev"][task] = best_scoring(run_dir / task)["dev"][task]
+    best["score"] = overall_score(best["dev"])
+    for path in run_dir.rglob("*.pt"):  # some hundred megabytes a run
+        path.unlink()
+    return {"name": name, "seed": seed, "overall": best["score"], **best["dev"], "epoch": best["epoch"],
+            "seconds": round(seconds), "command": command_of(flags)}
+
+
+def best_scoring(run_dir):
+    """Return the line of a run's metrics that says most of its best model."""
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return max((line for line in lines if line["kind"] == "score"), key=lambda line: line["score"])
+
+
+def table(rows, results):
+    """Return the results of these rows, (name, flags), as a markdown table in their order."""
+    lines = ["| | SST | Para | STS | overall | seeds | minutes | command |", "|---|---|---|---|---|---|---|---|"]
+    for name, flags in rows:
+        runs = [result for result in results if result["command"] == command_of(flags)]
+        if not runs:
+            continue
+        cells = []
+        for metric in (*TASKS, "overall"):
+            values = [result[metric] for result in runs]
+            sd = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.3f}{sd}")
+        minutes = statistics.mean(result["seconds"] for result in runs) / 60
+        seeds = ", ".join(str(result["seed"]) for result in sorted(runs, key=lambda result: result["seed"]))
+        lines.append(f"| {name} | {' | '.join(cells)} | {seeds} | {minutes:.1f} | `{runs[0]['command']}` |")
+    return "\n".join(lines) + "\n"
+
+
+def get_args(argv=None):
+    """Return the parsed command line; `flags` is what stood after `--`."""
+    argv = sys.argv[1:] if argv is None else argv
+    cut = argv.index("--") if "--" in argv else len(argv)
+    parser = Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("file", help="the rows of the table")
+    parser.add_argument("--data_dir", default="data", help="folder of the course's files")
+    parser.add_argument("--out", type=Path, default=Path("runs/ablation"), help="folder of the results")
+    parser.add_argument("--seeds", type=number(int, 0), nargs="+", default=[1, 2, 3], help="a run for each")
+    parser.add_argument("--share", type=number(float, 1, 100), default=100, help="percent of the rows to screen on")
+    parser.add_argument("--jobs", type=number(int, 1), default=1, help="runs at the same time, as on one large GPU")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these rows alone")
+    args = parser.parse_args(argv[:cut])
+    args.flags = argv[cut + 1:]
+    return args
+
+
+def main(argv=None):
+    """Run what has not been run, then write and print the table."""
+    args = get_args(argv)
+    rows = read_rows_of(args.file)
+    known = [name for name, _ in rows]
+    if unknown := [name for name in args.only or [] if name not in known]:
+        raise UserError(f"--only {', '.join(unknown)}: the rows of {args.file} are {', '.join(known)}")
+    args.out.mkdir(parents=True, exist_ok=True)
+    data_dir = Path(args.data_dir).resolve()
+    if args.share < 100:
+        data_dir = sample_files(data_dir, args.out / f"data-{args.share:g}", args.share).resolve()
+    log = args.out / "results.jsonl"
+    results = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    results = [result for result in results if result["share"] == args.share]
+    done = {(result["command"], result["seed"]) for result in results}
+    base = rows[0][1]
+    rows = [(name, [*base, *(flags if name != known[0] else []), *args.flags]) for name, flags in rows]
+    todo = [(name, flags, seed) for seed in args.seeds for name, flags in rows
+            if name in (args.only or known) and (command_of(flags), seed) not in done]
+
+    def one(job):
+        try:
+            result = {**run(*job, args.out.resolve(), data_dir), "share": args.share}
+        except UserError as error:  # the others go on
+            print(f"failed: {error}", file=sys.stderr, flush=True)
+            return
+        with open(log, "a", encoding="utf-8") as file:
+            file.write(json.dumps(result) + "\n")
+        results.append(result)
+        print(json.dumps(result), flush=True)
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        list(pool.map(one, todo))
+    with atomic_write(args.out / "table.md") as file:
+        file.write(table(rows, results))
+    print(os.linesep + table(rows, results))
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,84 @@
+"""The ablation script: its file, its samples, what is run and what is not again, its table, per-task scores."""
+
+import json
+
+import pytest
+
+from files import UserError
+from scripts import ablation
+from tests.fixtures_tiny import write_course_files
+
+ROWS = "# comment\nbase | --lr 1e-4\nmore steps | --max_steps 9\n\nbi | --pair_encoding bi\n"
+
+
+def write_metrics(folder, *scores):
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [{"kind": "train", "step": 1}] + [
+        {"kind": "score", "epoch": i, "score": sum(dev.values()) / 3, "dev": dev} for i, dev in enumerate(scores)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Stand in for the training script; return the list of its command lines."""
+    seen = []
+
+    def train(command, **options):
+        seen.append(command)
+        run_dir = ablation.Path(command[command.index("--run_dir") + 1])
+        seed = int(command[command.index("--seed") + 1])
+        worse, better = ({"sst": 0.1 * seed, "para": 0.5, "sts": 0.0}, {"sst": 0.1 * seed, "para": 0.6, "sts": 0.2})
+        write_metrics(run_dir, worse, better, worse)
+        if "bi" in command:
+            write_metrics(run_dir / "para", {"para": 0.7}, {"para": 0.9})
+        (run_dir / "best.pt").write_text("")
+        return ablation.subprocess.CompletedProcess(command, "9" in command, "out", "what went wrong")
+    monkeypatch.setattr(ablation.subprocess, "run", train)
+    return seen
+
+
+def test_what_runs_and_the_table(runs, tmp_path, capsys):
+    (tmp_path / "rows.txt").write_text(ROWS)
+    out = tmp_path / "out"
+    flags = [str(tmp_path / "rows.txt"), "--out", str(out), "--seeds", "1", "3"]
+    ablation.main([*flags, "--only", "base"])
+    assert [command[1:6] for command in runs] == [["multitask_classifier.py", "--lr", "1e-4", "--seed", seed]
+                                                 for seed in "13"]
+    ablation.main(flags)
+    assert len(runs) == 6  # base is not run again
+    said = capsys.readouterr().err
+    assert "failed: more steps, seed 1" in said and "what went wrong" in said
+    table = (out / "table.md").read_text()
+    # Twice (.1 and .3, .6, .2) with (r + 1) / 2: .433 and .5; with paraphrase .9 of its own model: .533 and .6.
+    assert "| base | 0.200 ± 0.141 | 0.600 ± 0.000 | 0.200 ± 0.000 | 0.467 ± 0.047 | 1, 3 |" in table
+    assert "| bi | 0.200 ± 0.141 | 0.900 ± 0.000 | 0.200 ± 0.000 | 0.567 ± 0.047 | 1, 3 |" in table
+    assert "`multitask_classifier.py --lr 1e-4 --pair_encoding bi`" in table and "more steps" not in table
+    assert str(tmp_path) not in table and not list(out.glob("b*/*.pt"))
+    ablation.main([*flags, "--", "--epochs", "1"])  # other runs
+    assert len(runs) == 6 + 6
+
+
+def test_a_share_of_the_rows(tmp_path):
+    write_course_files(tmp_path / "data", rows=40)
+    for _ in range(2):
+        folder = ablation.sample_files(tmp_path / "data", tmp_path / "share", 10)
+        lines = {path.name: len(path.read_text().splitlines()) for path in folder.glob("*.csv")}
+        assert lines["quora-train.csv"] == lines["quora-dev.csv"] == 5 and lines["sts-dev.csv"] == 41
+    assert (folder / "sts-train.csv").read_text().splitlines()[0] == "\tid\tsentence1\tsentence2\tsimilarity"
+
+
+@pytest.mark.parametrize("text, flags, said", [
+    ("base --lr 1\n", [], "line 1: 'base --lr 1' is not `NAME | flags`"),
+    (ROWS, ["--only", "bae"], "--only bae: the rows of .* are base, more steps, bi")])
+def test_mistakes(text, flags, said, tmp_path):
+    (tmp_path / "rows.txt").write_text(text)
+    with pytest.raises(UserError, match=said):
+        ablation.main([str(tmp_path / "rows.txt"), "--out", str(tmp_path / "out"), *flags])
+
+
+def test_the_rows_of_the_recipe_are_flags_of_the_script():
+    from multitask_classifier import get_args
+    rows = ablation.read_rows_of(ablation.ROOT / "recipes" / "ablation.txt")
+    for name, flags in rows:
+        get_args([*rows[0][1], *flags])
+    assert len({name for name, _ in rows}) == len(rows) > 40

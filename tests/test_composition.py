@@ -1,0 +1,122 @@
+"""Every pair of techniques takes three steps together, or is refused in one line."""
+
+import contextlib
+import io
+import math
+
+import pytest
+import torch
+
+import datasets
+from engine import make_optimizer, make_step, set_learning_rates
+from extensions import ADAPT, GRADIENTS, HEADS, PENALTIES, POOLING, SCHEDULES, TASK_LOSSES, TASK_WEIGHTS, made
+from extensions._choices import total_loss
+from files import UserError
+from multitask_classifier import build_model, get_args, training_loaders
+from tests.fixtures_tiny import write_course_files
+
+JOINT = "--schedule round-robin"
+TECHNIQUES = (
+    "--schedule round-robin:end=longest",
+    "--schedule round-robin:order=para+sts+sst", "--schedule sqrt", "--schedule temperature:alpha=0.3",
+    "--schedule annealed", "--schedule staged:first=para", "--schedule even",
+    f"{JOINT} --gradient pcgrad", f"{JOINT} --gradient gradvac", f"{JOINT} --gradient cagrad",
+    f"{JOINT} --task_weights uncertainty", "--task_weights loss-scale", "--task_weights dwa",
+    "--loss sst=ordinal", "--loss sst=one-versus-rest", "--loss sst=focal", "--loss sst=ce:smoothing=0.1",
+    "--loss sst=ce sst=simcse:weight=0.1", "--loss para=bce para=mnrl:weight=0.1", "--loss para=simcse-supervised",
+    "--loss sts=cosine", "--loss sts=mse sts=cosine-embedding", "--loss sts=pearson",
+    "--penalty smart", "--penalty bregman", "--penalty rdrop", "--penalty fgm", "--penalty l2sp",
+    "--adapt pals:size=8,heads=2", "--adapt task-layers", "--adapt extra-attention", "--adapt mixout",
+    "--pooling mean", "--pooling max", "--pooling attention", "--pooling layers", "--pooling pooler",
+    "--heads mlp:hidden=4,activation=rrelu", "--heads para=relational sts=relational",
+    "--pair_encoding cross", "--pair_encoding bi --pair_score product", "--pair_encoding bi --pair_score cosine",
+    "--accumulate 2", "--option pretrain", "--param_groups layerwise",
+)
+BI = ("mnrl", "simcse-supervised", "cosine")
+TABLES = {"schedule": SCHEDULES, "gradient": GRADIENTS, "task_weights": TASK_WEIGHTS, "loss": TASK_LOSSES,
+          "penalty": PENALTIES, "adapt": ADAPT, "pooling": POOLING, "heads": HEADS}
+
+
+def refused(*techniques):
+    """Return what of the message says why such techniques, in this order, are no run; None where they are."""
+    flags = " ".join(techniques)
+    schedules = [part.split()[0] for part in flags.split("--schedule ")[1:]]
+    single = schedules and not (schedules[-1] == "even" or schedules[-1].startswith("round-robin")
+                                and "order" not in schedules[-1])
+    if "--gradient" in flags and single:
+        return "combines several tasks' gradients"
+    pairs = [loss for loss in flags.split() if loss.startswith(("para=", "sts=")) and any(name in loss for name in BI)]
+    if "--pair_encoding cross" in flags and "--pair_encoding bi" not in flags[flags.rfind("--pair_encoding cross"):]:
+        if "--pair_score" in flags:
+            return "compares two encodings"
+        if pairs:
+            return "needs bi"
+    if "--option pretrain" in flags and "--adapt" not in flags and any(
+            f"--loss {loss}" in flags for loss in ("para=simcse-supervised", "sts=cosine")):
+        return "trains the encoder alone"
+    if "--adapt pals" in flags and "--adapt task-layers" in flags:
+        return "plain layer"
+    if "sst=ordinal" in flags and "sst=one-versus-rest" in flags:
+        return "log-probabilities"
+    if "relational" in flags and (pairs or "--pair_score cosine" in flags):
+        return "a shared trunk needs"
+    if "--loss para=simcse-supervised" in flags and "--pair_score product" in flags:
+        return "trains no head"
+    if "--pair_score product" in flags and "sts=cosine" in flags.split() and (
+            flags.rfind("product") > flags.rfind("--pair_score cosine")):
+        return "needs cosine"
+    return None
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory, bert_dir):
+    """Return the flags of a run on 20 rows a file."""
+    folder = tmp_path_factory.mktemp("composition")
+    write_course_files(folder / "data", rows=20)
+    datasets.load_tokenizer.cache_clear()
+    return ["--pretrained", bert_dir, "--data_dir", str(folder / "data"), "--batch_size", "4", "--epochs", "2",
+            "--precision", "fp32", "--lr", "1e-3", "--run_dir", str(folder / "run")]
+
+
+def three_steps(flags):
+    """Return the losses of three steps with these flags; raises UserError where the script would."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        args = get_args(flags)
+        torch.manual_seed(0)
+        model, _ = build_model(args)
+        schedule = made(args.schedule, SCHEDULES, training_loaders(args), args.seed, args.epochs)
+        optimizer = make_optimizer(model, args)
+        losses = {task: total_loss(args.loss[task]) for task in schedule.loaders}
+        device = torch.device("cpu")
+        step = make_step(model.train(), losses, optimizer, device, args, schedule.joint)
+        steps, found = schedule(0), []
+        for i in range(3):
+            set_learning_rates(optimizer, 1.0)
+            found += step([steps.part(i, k, args.accumulate) for k in range(args.accumulate)]).values()
+        assert int(step.skipped) == 0
+    return [loss.item() for loss in found]
+
+
+def test_every_technique_is_among_them():
+    plain = {("loss", "bce"), ("loss", "mse"), ("heads", "mlp"), ("schedule", "proportional"), ("gradient", "sum"),
+             ("task_weights", "fixed"), ("pooling", "cls")}  # what every run has that names no other
+    for flag, table in TABLES.items():
+        named = {word.rpartition("=")[2] if flag in ("loss", "heads") and ":" not in word else word
+                 for technique in TECHNIQUES if f"--{flag} " in technique for word in technique.split()}
+        for name in table:
+            assert (flag, name) in plain or any(name in word for word in named), (flag, name)
+
+
+@pytest.mark.parametrize("technique", TECHNIQUES)
+def test_each_with_every_other(technique, base):
+    first = TECHNIQUES.index(technique)
+    for other in TECHNIQUES[first + 1:]:
+        flags = [*base, *technique.split(), *other.split()]
+        reason = refused(technique, other)
+        try:
+            losses = three_steps(flags)
+        except UserError as error:
+            assert reason and reason in str(error) and "\n" not in str(error), (technique, other, error)
+        else:
+            assert reason is None, (technique, other)
+            assert all(map(math.isfinite, losses)), (technique, other)
