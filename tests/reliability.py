@@ -30,7 +30,7 @@ class Recorder:
         it added to the process's memory, where they matter.
         """
         assert section in SECTIONS, section
-        text = str(seen).replace(str(folder), "DIR") if folder else str(seen)
+        text = str(seen).strip().replace(str(folder), "DIR") if folder else str(seen).strip()
         text = re.sub(r"/(?:tmp|var|private|home|root)/[^\s'\",:;)]*/", "DIR/", text)
         text = re.sub(r"http://127\.0\.0\.1:\d+", "http://HOST", text)
         cells = [given, expected, shortened(text), "" if seconds is None else f"{seconds:.2f}",
@@ -44,8 +44,19 @@ class Recorder:
             rows = [row for (where, _), row in self.rows.items() if where == section]
             if rows:
                 lines = "".join(f"| {' | '.join(row)} |\n" for row in rows)
-                parts.append(f"## {section}\n\n{len(rows)} cases.\n\n{HEADER}{lines}")
+                parts.append(f"## {section}\n\n{len(rows)} cases.{worst(rows)}\n\n{HEADER}{lines}")
         return "\n".join(parts)
+
+
+def worst(rows):
+    """Return which of the rows took longest and which took most memory, as two sentences; "" where none says."""
+    said = ""
+    for column, unit in ((3, "s"), (4, "MiB")):
+        measured = [row for row in rows if row[column]]
+        if measured:
+            row = max(measured, key=lambda row: float(row[column]))
+            said += f" {'Slowest' if unit == 's' else 'Most memory'}: {row[0]}, {row[column]} {unit}."
+    return said
 
 
 def shortened(text, limit=240):
