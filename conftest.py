@@ -1,13 +1,17 @@
 """Fixtures for the whole test suite: where the course's files are, and a tiny BERT in place of the real one."""
 
+import os
 from pathlib import Path
 
-import pytest
-import torch
+# The models are tiny: a second thread costs more than it saves, above all where other work is running.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from tests import reliability
-from tests.fixtures_tiny import bert_dir, course_folder, tiny_bert, tiny_cache  # noqa: F401
-from tests.reliability import record  # noqa: F401
+import pytest  # noqa: E402 - torch reads the variable when it is imported
+import torch  # noqa: E402
+
+from tests import reliability  # noqa: E402
+from tests.fixtures_tiny import bert_dir, course_folder, tiny_bert, tiny_cache  # noqa: E402, F401
+from tests.reliability import record  # noqa: E402, F401
 
 ROOT = Path(__file__).parent
 
