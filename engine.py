@@ -212,7 +212,7 @@ def make_step(model, losses, optimizer, device, args, joint=False):
     if gradient.per_task and not joint:
         raise UserError(f"--gradient {args.gradient} combines several tasks' gradients, and every step here is of one: "
                         "add --schedule round-robin or even")
-    if args.task_weights != "fixed" and not joint:
+    if not (joint or weights.alike):
         print(f"note: every step here is of one task, and clipping and AdamW undo most of --task_weights "
               f"{args.task_weights}; --schedule round-robin takes the tasks together")
     learned = list(weights.parameters())

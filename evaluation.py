@@ -24,9 +24,9 @@ from datasets import (
     SentencePairTestDataset,
     load_multitask_data,
 )
+from extensions._tasks import TASKS
 from files import UserError, alone_in, atomic_write, is_device
 
-TASKS = ("sst", "para", "sts")
 HEADERS = {
     "sst": "id \t Predicted_Sentiment \n",
     "para": "id \t Predicted_Is_Paraphrase \n",

@@ -2,11 +2,11 @@
 
 
 class Steps:
-    """A list of steps {task: batch}, each with batch["task"], batch["weight"] and batch["tasks"].
+    """A list of steps {task: batch}, each with batch["task"] and batch["weight"].
 
     `loaders` is {task: batching.Batches}, `plan` a list of {task: row indices}. Each step, or a part of it,
     can be built on its own: a resumed run starts in mid-epoch, and several processes share a step. The weight is
-    `weights[task]`, 1.0 if there is none, a factor of the task's loss; "tasks" is the number of tasks in the step.
+    `weights[task]`, 1.0 if there is none, a factor of the task's loss.
     """
 
     def __init__(self, loaders, plan, weights=None):
@@ -38,4 +38,4 @@ class Steps:
         """Return the batch of some of the task's rows in step i, as wide as that of all of them."""
         loader, step = self.loaders[task], self.plan[i]
         return {**loader.build(rows, loader.batch_sampler.width(step[task])), "task": task,
-                "weight": self.weights.get(task, 1.0), "tasks": len(step)}
+                "weight": self.weights.get(task, 1.0)}

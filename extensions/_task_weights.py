@@ -11,6 +11,7 @@ class TaskWeights(nn.Module):
     device, is saved and resumed, and a CUDA graph sees it change.
     """
 
+    alike = False  # whether all tasks always count alike
     lr = None  # the parameters' learning rate; None for the model's
 
     def __init__(self, tasks):

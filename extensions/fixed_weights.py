@@ -10,6 +10,7 @@ class FixedWeights(TaskWeights):
     def __init__(self, tasks, sst=1.0, para=1.0, sts=1.0):
         super().__init__(tasks)
         self.weights = {"sst": sst, "para": para, "sts": sts}
+        self.alike = len(set(self.weights.values())) == 1
         negative = [f"{task}={weight}" for task, weight in self.weights.items() if not weight >= 0]
         if negative:
             raise UserError(f"--task_weights fixed:{','.join(negative)}: a weight is 0 or more")

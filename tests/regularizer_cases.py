@@ -31,7 +31,7 @@ def a_batch(task, bert_dir, extra=0):
     """Return a batch of `task` with `extra` columns of padding more, as a step of one task hands it on."""
     batch = task_batch(task, bert_dir)
     return {**{name: F.pad(value, (0, extra)) if torch.is_tensor(value) and value.ndim == 2 else value
-               for name, value in batch.items()}, "tasks": 1, "share": 1.0}
+               for name, value in batch.items()}, "share": 1.0}
 
 
 def total(model, batch, *penalties):
@@ -103,7 +103,7 @@ def by_hand(task, out_features):
 
     torch.manual_seed(3)
     batch = {"task": task, "token_ids": torch.tensor([[1, 2, 3], [4, 5, 0]]),
-             "attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0]]), "labels": torch.tensor([1, 0]), "tasks": 1,
+             "attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0]]), "labels": torch.tensor([1, 0]),
              "loss": loss}
     return LinearModel(torch.randn(4, out_features, dtype=torch.float64)), batch
 

@@ -141,3 +141,9 @@ def test_dynamic_average_by_hand():
     assert at_one.weights.tolist() == pytest.approx([3 * math.exp(x) / total for x in (0.5, 2, 1)])
     with pytest.raises(UserError, match="T=0"):
         DynamicAverage(TASKS, T=0)
+
+
+def test_which_let_all_tasks_count_alike():
+    """What the engine asks before it says that weights do little in steps of one task."""
+    assert FixedWeights(TASKS).alike and FixedWeights(TASKS, sst=2.0, para=2.0, sts=2.0).alike
+    assert not FixedWeights(TASKS, para=0.5).alike and not Uncertainty(TASKS).alike
