@@ -16,16 +16,16 @@ from checkpoint import FINE_TUNE_MODES, Run, beside_checkpoint, plain
 from datasets import TRUNCATIONS, load_tokenizer
 from downloads import default_cache_dir
 from evaluation import records
-from extensions import PARAMETER_GROUPS, PENALTIES, from_spec
+from extensions import ADAPT, ENCODER_FLAGS, PARAMETER_GROUPS, PENALTIES, from_spec
 from files import Parser, UserError, is_device, unwritable
 
 PRECISIONS = ("auto", "fp32", "bf16")
 COMPILERS = ("auto", "none", "graphs", "inductor")
 LR_SCHEDULES = ("linear", "cosine", "constant")
 # Arguments that a resumed run must keep: with another value its weights or its order of rows would be another run's.
-SETTLED = ("seed", "option", "pretrained", "tasks", "adapt", "pooling", "heads", "loss", "pair_encoding", "pair_score",
-           "penalty", "schedule", "gradient", "task_weights", "param_groups", "batch_size", "task_batch_size",
-           "train_rows", "max_length", "truncation")
+SETTLED = ("seed", "option", "pretrained", "tasks", *ENCODER_FLAGS, "pooling", "heads", "loss", "pair_encoding",
+           "pair_score", "penalty", "schedule", "gradient", "task_weights", "param_groups", "batch_size",
+           "task_batch_size", "train_rows", "max_length", "truncation")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -148,6 +148,14 @@ def add_arguments(parser, learning_rates):
     group.add_argument("--skip_bad_rows", action="store_true",
                        help="leave out rows that are not as they must be, and count them, where the run would stop")
 
+    group = parser.add_argument_group("the encoder (NAME[:KEY=VALUE,...]; README lists what there is)")
+    add = group.add_argument
+    for part, table in ENCODER_FLAGS.items():
+        if part != "adapt":
+            add(f"--{part}", type=spec_of(table), default=next(iter(table)), metavar="SPEC", help=", ".join(table))
+    add("--adapt", type=spec_of(ADAPT), action="append", default=[], metavar="SPEC",
+        help=f"{', '.join(ADAPT)}: repeat the flag for several, in this order")
+
     group = parser.add_argument_group("training")
     add = group.add_argument
     add("--encoder_dropout_prob", type=number(float, 0, 1), default=0.1, help="dropout inside BERT")
@@ -182,6 +190,8 @@ def add_arguments(parser, learning_rates):
         help="holds args.json, metrics.jsonl, best.pt, last.pt (default: a name in runs/)")
     add("--resume", action="store_true",
         help="go on from last.pt in the run's folder, if it is there; flags need not be repeated")
+    add("--save", choices=("all", "trained"), default="all",
+        help="trained: checkpoints leave out the pretrained weights that stay as they are; those are loaded anew")
     add("--save_every", type=number(int, 1), metavar="STEPS", help="write last.pt every so many steps too")
     add("--log_every", type=number(int, 1), default=50, metavar="STEPS", help="steps to a line of metrics.jsonl")
     add("--filepath", type=path_name, metavar="PATH",

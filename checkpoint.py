@@ -2,6 +2,7 @@
 
 import argparse
 import glob
+import hashlib
 import json
 import os
 import platform
@@ -23,17 +24,19 @@ from base_bert import load_pickle, numbers_held
 from bert import BertModel
 from config import BertConfig, check_choice, check_number, read_json
 from distributed import gather, is_main, launch, world_size
-from extensions import ADAPT, HEADS, PAIR_FEATURES, POOLING, from_spec
+from extensions import ENCODER_FLAGS, HEADS, PAIR_FEATURES, POOLING, from_spec
+from extensions._cpu import peak_memory
+from extensions._encoder import loaded_parameters
 from files import UserError, atomic_write, existing_folder, is_device, lacks_memory, remedy, require_writable
 
 # The spring 2024 edition's --fine-tune-mode and the --option it means.
 FINE_TUNE_MODES = {"last-linear-layer": "pretrain", "full-model": "finetune"}
 # What the settings in a checkpoint may be, where they are there: words, and (least, most, kind) of numbers.
 STORED_CHOICES = {"option": ("pretrain", "finetune"), "fine_tune_mode": tuple(FINE_TUNE_MODES),
-                  "pair_encoding": ("cross", "bi"), "pair_score": (*PAIR_FEATURES, "cosine"),
+                  "pair_encoding": ("cross", "bi", "segments"), "pair_score": (*PAIR_FEATURES, "cosine"),
                   "tasks": ("sst", "para", "sts"),
                   "truncation": ("head", "tail", "head+tail")}
-STORED_SPECS = {"pooling": POOLING, "heads": HEADS, "adapt": ADAPT}
+STORED_SPECS = {"pooling": POOLING, "heads": HEADS, **ENCODER_FLAGS}
 STORED_NUMBERS = {"hidden_dropout_prob": (0, 1, Real), "encoder_dropout_prob": (0, 1, Real),
                   "num_labels": (1, 10_000), "max_length": (1, 10**9)}
 
@@ -57,11 +60,11 @@ def read_config(config, **defaults):
     if given.get("fine_tune_mode"):
         given = {"option": FINE_TUNE_MODES[given["fine_tune_mode"]], **given}
     return SimpleNamespace(**{"option": "finetune", "pretrained": "bert-base-uncased", "encoder_dropout_prob": 0.1,
-                              "adapt": [], **defaults, **given})
+                              **{part: [] for part in ENCODER_FLAGS}, **defaults, **given})
 
 
 def load_encoder(config):
-    """Return the BERT of a model configuration, frozen when `config.option` is "pretrain", with its adaptations.
+    """Return the BERT of a model configuration, frozen when `config.option` is "pretrain", with its parts replaced.
 
     The weights are `config.pretrained`'s, unless `config.bert_config` (stored in every checkpoint) gives
     the architecture: then the weights are random and are to be loaded from the checkpoint.
@@ -73,11 +76,14 @@ def load_encoder(config):
         bert = BertModel.from_pretrained(config.pretrained, hidden_dropout_prob=config.encoder_dropout_prob,
                                          attention_probs_dropout_prob=config.encoder_dropout_prob)
     bert.requires_grad_(config.option != "pretrain")
-    for spec in config.adapt:
-        try:
-            from_spec(spec, ADAPT)(bert)
-        except ValueError as error:
-            raise UserError(f"--adapt {spec}: {error}") from error
+    loaded_parameters(bert)
+    for part, table in ENCODER_FLAGS.items():
+        specs = getattr(config, part)
+        for spec in specs if isinstance(specs, list) else [specs]:
+            try:
+                from_spec(spec, table)(bert)
+            except ValueError as error:
+                raise UserError(f"--{part} {spec}: {error}") from error
     return bert
 
 
@@ -114,13 +120,12 @@ def save_model(model, optimizer, args, config, filepath, **more):
     if not is_main():
         return
     contents = {
-        "model": model.state_dict(),
+        **weights_of(model, config, leave_out=getattr(args, "save", "all") == "trained"),
         "optim": optimizer.state_dict(),
         "args": plain(args),
-        "model_config": {**plain(config), "bert_config": plain(model.bert.config.to_dict())},
         **{name: states[0][name] for name in ("system_rng", "numpy_rng", "torch_rng")},
     }
-    record = {"args": contents["args"], **environment()}
+    record = {"args": contents["args"], **environment(), **costs(model)}
     with Run(getattr(args, "run_dir", None)).writing(filepath):
         if more:  # a checkpoint to go on from
             contents.update(more, processes_rng=states)
@@ -135,6 +140,52 @@ def save_model(model, optimizer, args, config, filepath, **more):
         print(f"save the model to {filepath}")
 
 
+def frozen_names(model):
+    """Return the names of the parameters of a model's encoder that are as they were loaded and stay so, a set."""
+    loaded = {id(p) for p in loaded_parameters(model.bert) if not p.requires_grad}
+    return {name for name, p in model.named_parameters(remove_duplicate=False) if id(p) in loaded}
+
+
+def fingerprint(model, names):
+    """Return the SHA-256 of the parameters of these names."""
+    digest = hashlib.sha256()
+    for name in sorted(names):
+        digest.update(model.get_parameter(name).detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def weights_of(model, config, leave_out=False):
+    """Return what a checkpoint keeps of a model: "model", its weights, and "model_config", which says how to make it.
+
+    With `leave_out` the pretrained weights that training leaves alone are not among them: "base" tells what they were,
+    and they are loaded again.
+    """
+    config = {**plain(config), "bert_config": plain(model.bert.config.to_dict())}
+    if not (leave_out and frozen_names(model)):
+        return {"model": model.state_dict(), "model_config": config}
+    left_out = frozen_names(model)
+    del config["bert_config"]
+    return {"model": {name: tensor for name, tensor in model.state_dict().items() if name not in left_out},
+            "model_config": config, "base": fingerprint(model, left_out)}
+
+
+def load_weights(model, saved):
+    """Put a checkpoint's weights into a model; UserError if those it leaves out are not those that it was trained with.
+
+    Raises RuntimeError, as load_state_dict does, for weights that do not fit.
+    """
+    if "base" not in saved:
+        model.load_state_dict(saved["model"])
+        return
+    loaded = {id(p) for p in loaded_parameters(model.bert)}
+    left_out = {name for name, p in model.named_parameters(remove_duplicate=False)
+                if id(p) in loaded and name not in saved["model"]}
+    model.load_state_dict({**{name: model.get_parameter(name) for name in left_out}, **saved["model"]})
+    if fingerprint(model, left_out) != saved["base"]:
+        raise UserError(f"the checkpoint goes with other weights than those of {model.config.pretrained} here: "
+                        "it was saved with --save trained, without what it did not train; fetch those weights again")
+
+
 def beside_checkpoint(filepath):
     """Return the name of the file that records a checkpoint's arguments."""
     return os.path.splitext(filepath)[0] + ".json"
@@ -145,7 +196,9 @@ def checkpoint_bytes(model, args):
 
     Both hold the weights and, of those that are trained, AdamW's two moments; last.pt the average of --ema too.
     """
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    left_out = frozen_names(model) if args.save == "trained" else ()
+    weights = sum(tensor.numel() * tensor.element_size() for name, tensor in model.state_dict().items()
+                  if name not in left_out)
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     return weights + 2 * trained, weights + (3 if args.ema else 2) * trained
 
@@ -176,6 +229,13 @@ def require_room(model, args):
                 f"({' + '.join(f'{size / 2**20:.0f}' for size in sizes)}, and the largest once more while it is "
                 f"written), and {free / 2**20:.0f} MiB are free; make room, name a --run_dir on another disk, or keep "
                 "the best weights alone with --filepath PATH in place of --run_dir")
+
+
+def costs(model):
+    """Return the number of parameters, of those that are trained, and the most memory that this process had so far."""
+    return {"parameters": sum(p.numel() for p in model.parameters()),
+            "peak_bytes": peak_memory(next(model.parameters()).device.type),
+            "trained": sum(p.numel() for p in model.parameters() if p.requires_grad)}
 
 
 @cache
@@ -239,7 +299,9 @@ def check_stored(filepath, saved):
         config = BertConfig.from_dict(stored)
         config.validate(source)
         held = numbers_held(saved["model"].values(), filepath)
-        if config.num_parameters() > held:  # before anybody allocates as much
+        replaced = any(saved["model_config"].get(part) not in (None, [], next(iter(table)))
+                       for part, table in ENCODER_FLAGS.items())  # by less than there was, it may be
+        if config.num_parameters() > held * (16 if replaced else 1):  # before anybody allocates as much
             raise UserError(f"{source} is of {config.num_parameters():,} weights, and the file holds {held:,}; train "
                             "again")
 

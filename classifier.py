@@ -23,7 +23,17 @@ from arguments import (
     with_run_dir,
 )
 from batching import MAX_TOKENS_TRAIN, bucket_loader
-from checkpoint import Run, load_checkpoint, load_encoder, read_config, require_room, restoring, save_model, with_stored
+from checkpoint import (
+    Run,
+    load_checkpoint,
+    load_encoder,
+    load_weights,
+    read_config,
+    require_room,
+    restoring,
+    save_model,
+    with_stored,
+)
 from datasets import SentenceClassificationDataset, SentenceClassificationTestDataset
 from engine import SEEN_ROWS, autocast, fit, make_optimizer, to_device
 from evaluation import (
@@ -34,7 +44,7 @@ from evaluation import (
     to_classes,
     write_predictions,
 )
-from extensions import SCHEDULES, TASK_LOSSES
+from extensions import ENCODER_FLAGS, SCHEDULES, TASK_LOSSES
 from files import UserError, run_script
 from reading import SENTIMENT, read_rows, read_sound, require_files, warn_of_cfimdb
 from utils import get_device, seed_everything
@@ -43,6 +53,8 @@ SentimentDataset = SentenceClassificationDataset
 SentimentTestDataset = SentenceClassificationTestDataset
 
 LEARNING_RATES = {"pretrain": 1e-3, "finetune": 1e-5}
+# The arguments that decide which parameters the model has, and what they compute.
+ARCHITECTURE = ("hidden_dropout_prob", "encoder_dropout_prob", "option", "pretrained", *ENCODER_FLAGS)
 
 
 class BertSentimentClassifier(nn.Module):
@@ -168,15 +180,14 @@ def train(args):
     dev_data = SentimentDataset(load_data(args.dev, "valid", args.skip_bad_rows), args)
     require_labels(args, train_rows, dev_data.dataset)
 
-    config = SimpleNamespace(hidden_dropout_prob=args.hidden_dropout_prob, num_labels=num_labels, data_dir=".",
-                             encoder_dropout_prob=args.encoder_dropout_prob, option=args.option,
-                             pretrained=args.pretrained)
+    config = SimpleNamespace(num_labels=num_labels, data_dir=".",
+                             **{name: getattr(args, name) for name in ARCHITECTURE})
     model = BertSentimentClassifier(config).to(device)
     config.hidden_size = model.bert.config.hidden_size
     require_room(model, args)
     check_tokenizer(args, model)
     note_length(args, model)
-    if args.option == "pretrain":
+    if not any(p.requires_grad for p in model.bert.parameters()) and args.option == "pretrain":
         with autocast(device, args.precision):
             train_data, dev_data = (FrozenFeatures(data, model, device) for data in (train_data, dev_data))
 
@@ -208,7 +219,7 @@ def test(args):
     args = with_stored(args, saved, ("pretrained", "max_length", "truncation"))
     with restoring(args.filepath):
         model = BertSentimentClassifier(saved["model_config"])
-        model.load_state_dict(saved["model"])
+        load_weights(model, saved)
     check_tokenizer(args, model.to(device))
     print(f"load model from {args.filepath}")
 

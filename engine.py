@@ -15,10 +15,11 @@ import time
 import torch
 
 import distributed
-from checkpoint import Run, load_checkpoint, restore_random_states, restoring
+from checkpoint import Run, load_checkpoint, load_weights, restore_random_states, restoring
 from extensions import GRADIENTS, PARAMETER_GROUPS, PENALTIES, TASK_WEIGHTS, from_spec, made
 from extensions._cpu import fit_threads, keep_freed_memory
 from extensions._divergence import logits_of
+from extensions._encoder import techniques_of
 from extensions._progress import MeanLosses, Progress, note_idle_flags
 from extensions._signals import StopNow, StopSignal
 from extensions._task_weights import TaskWeights
@@ -218,7 +219,8 @@ def make_step(model, losses, optimizer, device, args, joint=False):
     learned = list(weights.parameters())
     if learned:
         optimizer.add_param_group({"params": learned, "lr": weights.lr or args.lr, "weight_decay": 0.0})
-    step = TrainingStep(model, losses, optimizer, penalties=penalties_of(args.penalty), gradient=gradient,
+    penalties = [*penalties_of(args.penalty), *techniques_of(model, "of_weights")]
+    step = TrainingStep(model, losses, optimizer, penalties=penalties, gradient=gradient,
                         weights=weights, precision=args.precision, max_grad_norm=args.max_grad_norm, device=device)
     bf16 = isinstance(autocast(device, args.precision), torch.autocast)
     fallback = "" if bf16 or args.precision == "fp32" else " (no bf16 in this processor)"
@@ -237,10 +239,14 @@ def make_step(model, losses, optimizer, device, args, joint=False):
     if args.compile in ("auto", "graphs", "inductor") and device.type == "cuda":
         if joint:
             how += ", no CUDA graphs: three tasks' widths have too many combinations for a graph each"
+        elif techniques_of(model, "start_epoch"):
+            how += ", no CUDA graphs: what is trained changes between epochs"
         else:
             step = GraphedStep(step)
             how += ", CUDA graphs"
-    print(f"training in {'bf16' if bf16 else 'fp32'}{fallback}, {how}")
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in model.parameters())
+    print(f"training {trained:,} of {total:,} parameters in {'bf16' if bf16 else 'fp32'}{fallback}, {how}")
     return step
 
 
@@ -299,6 +305,8 @@ class Training:
                 self.halt()
             finally:
                 self.close_progress()
+        for technique in techniques_of(self.model, "report"):
+            print(technique.report(self.model))
         distributed.wait()  # for the files that the main process writes
         return self.at.best
 
@@ -344,7 +352,10 @@ class Training:
             self.close_progress()
             self.training_step.weights.end_epoch(self.epoch_losses.means())
             self.epoch_losses = MeanLosses()
-        self.steps = self.steps or self.schedule(self.at.epoch)
+        if self.steps is None:
+            self.steps = self.schedule(self.at.epoch)
+            for technique in techniques_of(self.model, "start_epoch"):
+                technique.start_epoch(self.at.epoch)
         if self.progress is None:
             self.model.train()
             self.progress = Progress(min(self.lengths[self.at.epoch] - self.at.within, self.total - self.at.step),
@@ -462,7 +473,7 @@ class Training:
 
     def restore(self, saved):
         """Put everything back to where `keep` wrote it."""
-        self.model.load_state_dict(saved["model"])
+        load_weights(self.model, saved)
         groups = [{name: group[name] for name in ("lr", "weight_decay")} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(saved["optim"])
         for group, now in zip(self.optimizer.param_groups, groups, strict=True):

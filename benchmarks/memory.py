@@ -10,8 +10,6 @@ several times), which CUDA's kernels never do. So attention's dropout is 0 on th
 """
 
 import json
-import resource
-import sys
 import time
 
 import torch
@@ -21,6 +19,7 @@ from classifier import BertSentimentClassifier
 from config import BertConfig
 from engine import TrainingStep, to_device
 from extensions import PARAMETER_GROUPS, TASK_LOSSES
+from extensions._cpu import peak_memory
 from files import Parser, run_script
 from optimizer import AdamW
 from utils import get_device
@@ -36,20 +35,13 @@ def batch(rows, tokens):
                     "labels": torch.randint(2, (rows,)), "sent_ids": [""] * rows}}
 
 
-def peak(device):
-    """Return the bytes that the device held at most so far."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_reserved(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def main():
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--use_gpu", action="store_true", help="measure on the GPU")
     parser.add_argument("--rows", type=int, default=MAX_TOKENS_TRAIN // TOKENS, help="rows of the batch")
     args = parser.parse_args()
     device = get_device(args.use_gpu)
-    before = peak(device)
+    before = peak_memory(device.type)
 
     architecture = BertConfig(attention_probs_dropout_prob=0.1 if args.use_gpu else 0.0).to_dict()
     model = BertSentimentClassifier({"num_labels": 2, "hidden_dropout_prob": 0.3, "bert_config": architecture})
@@ -67,10 +59,10 @@ def main():
     print(f"{'parameters':<46}{parameters / 1e6:8.1f} million")
     print(f"{'weights, gradients and AdamW states':<46}{states / GIB:8.2f} GiB")
     print(f"{'before the model':<46}{before / GIB:8.2f} GiB")
-    print(f"{f'peak, {args.rows} rows of {TOKENS} tokens':<46}{peak(device) / GIB:8.2f} GiB")
+    print(f"{f'peak, {args.rows} rows of {TOKENS} tokens':<46}{peak_memory(device.type) / GIB:8.2f} GiB")
     print(f"{'both steps':<46}{seconds:8.1f} s")
     print(json.dumps({"benchmark": "memory", "device": device.type, "rows": args.rows, "tokens_a_row": TOKENS,
-                      "peak_gib": round(peak(device) / GIB, 2), "before_gib": round(before / GIB, 2),
+                      "peak_gib": round(peak_memory(device.type) / GIB, 2), "before_gib": round(before / GIB, 2),
                       "states_gib": round(states / GIB, 2)}))
 
 

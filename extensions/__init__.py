@@ -3,7 +3,11 @@
 Scripts look a name up here and nowhere else; on the command line a technique is named by a spec such as
 `layerwise:decay=0.85`, the keys being the keyword arguments of its function:
 
-    ADAPT              fn(bert, ...)                    changes a loaded encoder in place
+    NORMS              fn(bert, ...)                    changes a loaded encoder in place: its normalisation,
+    FFNS               the same                         its feed-forward,
+    ATTENTIONS         the same                         its heads,
+    POSITIONS          the same                         how it knows positions,
+    ADAPT              the same                         and all else, in the order of the flags
     POOLING            cls(bert)(output, mask)          the encoding (B, C) of a sequence
     PAIR_FEATURES      fn(u, v)                         what a head reads of two encodings (B, C)
     HEADS              fn(in, hidden, out, dropout)     from an encoding to a task's logits
@@ -21,8 +25,10 @@ Scripts look a name up here and nowhere else; on the command line a technique is
 import inspect
 import math
 from functools import partial
+from types import MappingProxyType
 
 from extensions.annealed import Annealed
+from extensions.as_loaded import as_loaded
 from extensions.bregman import Bregman
 from extensions.cagrad import CAGrad
 from extensions.cosine_losses import cosine, cosine_embedding
@@ -66,6 +72,10 @@ from extensions.temperature import Sqrt, Temperature
 from extensions.uncertainty import Uncertainty
 from files import nearest
 
+NORMS = {"layernorm": as_loaded}
+FFNS = {"gelu": as_loaded}
+ATTENTIONS = {"mha": as_loaded}
+POSITIONS = {"absolute": as_loaded}
 ADAPT = {"pals": pals, "task-layers": task_layers, "extra-attention": extra_attention, "mixout": mixout}
 POOLING = {"cls": Cls, "mean": Mean, "max": Max, "pooler": Pooler, "attention": Attention, "layers": Layers}
 HEADS = {"mlp": mlp, "relational": Relational}
@@ -82,6 +92,9 @@ SCHEDULES = {"proportional": Proportional, "round-robin": RoundRobin, "sqrt": Sq
              "annealed": Annealed, "staged": Staged, "even": Even}
 ENGINE = {"ema": ExponentialMovingAverage, "fused-adamw": FusedAdamW, "packed-attention": pack_attention,
           "fast-dropout": use_fast_dropout, "graphs": GraphedStep, "dropout": set_dropout}
+# The flags that change the encoder, in the order in which they are carried out.
+ENCODER_FLAGS = MappingProxyType({"norm": NORMS, "ffn": FFNS, "attention": ATTENTIONS, "positions": POSITIONS,
+                                  "adapt": ADAPT})
 
 
 def parse_value(text):

@@ -4,7 +4,7 @@ import argparse
 import re
 
 from arguments import number, spec_of
-from extensions import ADAPT, GRADIENTS, HEADS, PAIR_FEATURES, POOLING, SCHEDULES, TASK_LOSSES, TASK_WEIGHTS, from_spec
+from extensions import GRADIENTS, HEADS, PAIR_FEATURES, POOLING, SCHEDULES, TASK_LOSSES, TASK_WEIGHTS, from_spec
 from extensions._tasks import TASKS
 from extensions.dropout_sites import SITES
 from files import UserError
@@ -27,7 +27,7 @@ def add_technique_arguments(parser):
         help=f"{', '.join(TASK_WEIGHTS)}: how much each task's loss counts")
     add("--gradient", type=spec_of(GRADIENTS), default="sum", metavar="SPEC",
         help=f"{', '.join(GRADIENTS)}: how the tasks' gradients of one step are combined")
-    add("--pair_encoding", choices=("cross", "bi"),
+    add("--pair_encoding", choices=("cross", "bi", "segments"),
         help="cross (default): a pair is one sequence; bi: two, compared afterwards")
     add("--pair_score", choices=(*PAIR_FEATURES, "cosine"),
         help="how bi compares: a head over (u, v, |u - v|) (default) or with u v too, or the cosine")
@@ -35,8 +35,6 @@ def add_technique_arguments(parser):
         help=f"{', '.join(POOLING)}: the sentence's encoding, for all tasks or for one (default: cls)")
     add("--heads", nargs="+", action="extend", metavar="[TASK=]SPEC",
         help=f"{', '.join(HEADS)}: from the encoding to the logits (default: mlp)")
-    add("--adapt", type=spec_of(ADAPT), action="append", metavar="SPEC",
-        help=f"{', '.join(ADAPT)}: a change of the encoder; repeat the flag for several, in this order")
     add("--dropout", type=site_of, action="append", metavar="SITE=P",
         help=f"dropout of one place, whatever the two dropout flags say: {', '.join(SITES)}")
 
@@ -57,7 +55,7 @@ def resolve_techniques(args):
     """
     if isinstance(args.loss, dict):
         return
-    args.adapt, args.dropout = list(args.adapt or []), dict(args.dropout or [])
+    args.dropout = dict(args.dropout or [])
     args.loss = losses_by_task(args.loss)
     args.pooling = specs_by_task("pooling", args.pooling, POOLING, "cls")
     args.heads = specs_by_task("heads", args.heads, HEADS, "mlp")
@@ -83,7 +81,7 @@ def check_shared_head(args):
     if any(getattr(HEADS[spec.partition(":")[0]], "shared", False) for spec in heads):
         same = all(len({choice[task] for task in PAIR_TASKS}) == 1
                    for choice in (args.heads, args.pair_encoding, args.pair_score))
-        cosine = args.pair_encoding["para"] == "bi" and args.pair_score["para"] == "cosine"
+        cosine = args.pair_encoding["para"] != "cross" and args.pair_score["para"] == "cosine"
         if not same or cosine or not set(PAIR_TASKS) <= set(args.tasks):
             raise UserError(f"--heads para={heads[0]} sts={heads[1]}: a shared trunk needs both tasks, with equal "
                             "heads over equal encodings, and no cosine in place of a head")

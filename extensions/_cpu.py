@@ -3,8 +3,26 @@
 import ctypes
 import os
 import sys
+from pathlib import Path
 
 import torch
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
+
+def peak_memory(device="cpu"):
+    """Return the bytes held at most so far: by torch's allocator on CUDA, else by the process; 0 if unknown."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.exists():  # ru_maxrss begins with the parent's
+        return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if "VmHWM" in line)
+    if resource is None:
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def usable_cores():

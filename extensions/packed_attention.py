@@ -1,5 +1,7 @@
 """Self-attention with query, key and value in one matrix product, and attention dropout that the CPU does fast."""
 
+from functools import cache
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -9,26 +11,16 @@ from extensions.fast_dropout import FastDropout
 
 
 class PackedSelfAttention(BertSelfAttention):
-    """`BertSelfAttention` over the submodules of an existing one: same formula, parameters and checkpoint keys.
+    """`BertSelfAttention` computed faster: same formula, parameters and checkpoint keys.
 
     [q k v] = x [W_q W_k W_v]ᵀ + [b_q b_k b_v] is one product instead of three. In training on the CPU,
     dropout(softmax(q kᵀ / √D + mask)) v is spelled out, with `FastDropout`: torch's fused attention has no dropout
     there, and what it falls back to takes much longer. In bf16 the scores are then rounded to bf16.
     """
 
-    def __init__(self, attention):
-        nn.Module.__init__(self)  # the parent's would draw new weights
-        self.num_attention_heads = attention.num_attention_heads
-        self.attention_head_size = attention.attention_head_size
-        self.all_head_size = attention.all_head_size
-        self.query, self.key, self.value = attention.query, attention.key, attention.value
-        plain = type(attention.dropout) is nn.Dropout
-        self.dropout = FastDropout(attention.dropout.p) if plain else attention.dropout
-        self.train(attention.training)
-
     def forward(self, hidden_states, attention_mask):
         """Map hidden_states (B, T, C) and the additive mask (B, 1, 1, T) to (B, T, C)."""
-        if not is_packable(self):  # a projection has been replaced since
+        if not is_packable(self):
             return super().forward(hidden_states, attention_mask)
         B, T, _ = hidden_states.shape
         projections = (self.query, self.key, self.value)
@@ -43,7 +35,7 @@ class PackedSelfAttention(BertSelfAttention):
         if not (self.training and self.dropout.p > 0 and query.device.type == "cpu"):
             return super().attention(key, query, value, attention_mask)
         B, H, T, D = query.shape
-        mask = attention_mask.expand(B, H, -1, -1).flatten(0, 1)  # (B·H, 1, T)
+        mask = attention_mask.expand(B, H, -1, -1).flatten(0, 1)  # (B·H, 1 or T, T)
         query, key, value = query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)  # (B·H, T, D)
         scores = torch.baddbmm(mask, query, key.transpose(1, 2), alpha=D**-0.5)  # (B·H, T, T)
         context = torch.bmm(self.dropout(scores.softmax(-1)), value)  # (B·H, T, D)
@@ -51,16 +43,26 @@ class PackedSelfAttention(BertSelfAttention):
 
 
 def is_packable(attention):
-    """Tell whether the three projections are plain linear layers, which no technique has replaced or hooked."""
-    return all(
+    """Tell whether the projections are plain linear layers of one shape, which no technique has replaced or hooked."""
+    projections = (attention.query, attention.key, attention.value)
+    return type(attention).transform is BertSelfAttention.transform and all(
         type(linear) is nn.Linear and linear.bias is not None
         and not (linear._forward_hooks or linear._forward_pre_hooks or linear._backward_hooks)
-        for linear in (attention.query, attention.key, attention.value))
+        for linear in projections) and len({linear.weight.shape for linear in projections}) == 1
+
+
+@cache
+def packed_class(kind):
+    """Return the packed variant of a class of attentions: what that overrides comes first, then what is faster here."""
+    if kind is BertSelfAttention:
+        return PackedSelfAttention
+    return type(f"Packed{kind.__name__}", (kind, PackedSelfAttention), {"__doc__": kind.__doc__})
 
 
 def pack_attention(model):
-    """Put a `PackedSelfAttention` in the place of every plain `BertSelfAttention` in `model`; no key changes."""
-    for parent in list(model.modules()):
-        for name, child in parent.named_children():
-            if type(child) is BertSelfAttention and is_packable(child):
-                setattr(parent, name, PackedSelfAttention(child))
+    """Make every attention in `model` a `PackedSelfAttention` too; no key changes."""
+    for module in model.modules():
+        if isinstance(module, BertSelfAttention) and not isinstance(module, PackedSelfAttention):
+            module.__class__ = packed_class(type(module))
+            if type(module.dropout) is nn.Dropout:
+                module.dropout = FastDropout(module.dropout.p).train(module.training)

@@ -4,7 +4,8 @@
         [--jobs 1] [--only NAME ...] [-- FLAG ...]
 
 A line of the file is `NAME | flags`; the first is the base, whose flags every other row has too. `--share P` screens
-on P percent of the training rows and of the paraphrase dev rows, which are most of the dev rows. What comes after
+on P percent of the training rows, of the paraphrase dev rows, which are most of the dev rows, and of the test rows,
+which nobody scores. What comes after
 `--` goes to every run. A run that is in OUT/results.jsonl is not repeated, so that the table may be made in several
 sittings. OUT/table.md is the table: mean ± sd over the seeds of the best dev scores, and the minutes a run took.
 """
@@ -27,7 +28,8 @@ from extensions._tasks import TASKS
 from files import Parser, UserError, atomic_write, run_script
 
 ROOT = Path(__file__).resolve().parent.parent
-SAMPLED = ("ids-sst-train.csv", "quora-train.csv", "sts-train.csv", "quora-dev.csv")
+SAMPLED = ("ids-sst-train.csv", "quora-train.csv", "sts-train.csv", "quora-dev.csv",
+           "ids-sst-test-student.csv", "quora-test-student.csv", "sts-test-student.csv")
 
 
 def read_rows_of(path):

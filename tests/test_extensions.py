@@ -26,7 +26,7 @@ def test_table_of_contents_names_every_file_and_every_member():
                 if isinstance(node, ast.ImportFrom) and node.module.startswith("extensions.")}
     assert sorted(imported) == sorted(f"extensions.{path.stem}" for path in FOLDER.glob("*.py") if path.stem[0] != "_")
     listed = [member for members in tables().values() for member in members.values()]
-    assert sorted(member.__name__ for member in listed) == sorted(name for names in imported.values() for name in names)
+    assert {member.__name__ for member in listed} == {name for names in imported.values() for name in names}
     assert all(member.__doc__ for member in listed)
     assert all(re.search(rf"^    {name}\b", extensions.__doc__, re.M) for name in tables())
 

@@ -9,7 +9,7 @@ import torch.nn as nn
 from bert import BertModel, BertSelfAttention
 from config import BertConfig
 from extensions.fast_dropout import FastDropout
-from extensions.packed_attention import PackedSelfAttention, pack_attention
+from extensions.packed_attention import PackedSelfAttention, is_packable, pack_attention
 from utils import get_extended_attention_mask
 
 SIZES = {"vocab_size": 100, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3,
@@ -41,6 +41,13 @@ def attention_input(B=3, T=7, p=0.0):
     attention = BertSelfAttention(BertConfig(attention_probs_dropout_prob=p, **SIZES)).train()
     mask = (torch.arange(T) < torch.tensor([T, 4, 1])[:B, None]).long()
     return attention, torch.randn(B, T, 24), get_extended_attention_mask(mask, torch.float32)
+
+
+def packed_copy(attention):
+    """Return a packed copy of one attention."""
+    copied = copy.deepcopy(attention)
+    pack_attention(copied)
+    return copied
 
 
 class NoDraw(FastDropout):
@@ -79,7 +86,7 @@ def test_same_parameters_and_keys(twins):
 
 def test_attention_dropout_has_the_right_mean_and_variance():
     attention, x, mask = attention_input(p=0.3)
-    packed = PackedSelfAttention(attention)
+    packed = packed_copy(attention)
     draws = []
     with torch.no_grad():
         for module in (attention, packed):
@@ -97,7 +104,7 @@ def test_attention_dropout_has_the_right_mean_and_variance():
 
 def test_padding_does_not_change_the_output():
     attention, x, mask = attention_input()
-    packed = PackedSelfAttention(attention)
+    packed = packed_copy(attention)
     packed.dropout = NoDraw(0.1)
     expected = packed(x, mask)
     x[1, 4:] = 1e3
@@ -107,7 +114,7 @@ def test_padding_does_not_change_the_output():
 
 def test_bf16_autocast_is_as_near_to_fp32_as_the_plain_one():
     attention, x, mask = attention_input()
-    packed = PackedSelfAttention(attention)
+    packed = packed_copy(attention)
     packed.dropout = NoDraw(0.1)
     exact = attention(x, mask)
     with torch.autocast("cpu", torch.bfloat16):
@@ -132,7 +139,7 @@ def test_replaced_projections_are_left_alone(twins):
     torch.testing.assert_close(packed(ids, mask)["pooler_output"], expected, **CLOSE)
     bert.bert_layers[1].self_attention.query.__class__ = nn.Linear
     pack_attention(bert)
-    assert [type(layer.self_attention) for layer in bert.bert_layers] == [BertSelfAttention, PackedSelfAttention]
+    assert [is_packable(layer.self_attention) for layer in bert.bert_layers] == [False, True]
 
     calls = []
     packed = bert.bert_layers[1].self_attention
@@ -141,15 +148,41 @@ def test_replaced_projections_are_left_alone(twins):
     assert calls
 
 
-def test_another_attention_and_its_dropout_are_left_alone(twins):
-    class Other(BertSelfAttention):
-        """Somebody's own."""
+class Doubled(BertSelfAttention):
+    """An attention with a method of its own, and the parent's for the rest."""
 
+    def attention(self, key, query, value, attention_mask):
+        return 2 * super().attention(key, query, value, attention_mask)
+
+
+class Swapped(BertSelfAttention):
+    """An attention that projects in its own way."""
+
+    def transform(self, x, linear_layer):
+        return super().transform(x, linear_layer).flip(-1)
+
+
+@pytest.mark.parametrize("kind", [Doubled, Swapped])
+def test_what_another_attention_overrides_goes_on(kind, twins):
+    bert, ids_mask = twins[0], padded_batch()
+    for layer in bert.bert_layers:
+        layer.self_attention.__class__ = kind
+    expected = bert(*ids_mask)["last_hidden_state"]
+    pack_attention(bert)
+    assert all(isinstance(layer.self_attention, kind) and isinstance(layer.self_attention, PackedSelfAttention)
+               and isinstance(layer.self_attention.dropout, FastDropout) for layer in bert.bert_layers)
+    for module in bert.modules():
+        if isinstance(module, PackedSelfAttention):
+            module.dropout = NoDraw(0.1)
+    torch.testing.assert_close(bert(*ids_mask)["last_hidden_state"], expected, **CLOSE)
+    copied = copy.deepcopy(bert)
+    torch.testing.assert_close(copied(*ids_mask)["last_hidden_state"], expected, **CLOSE)
+
+
+def test_a_dropout_that_is_not_plain_is_left_alone(twins):
     bert = twins[0]
-    bert.bert_layers[0].self_attention.__class__ = Other
     bert.bert_layers[1].self_attention.dropout = own = NoDraw(0.2)
     pack_attention(bert)
-    assert type(bert.bert_layers[0].self_attention) is Other
     assert bert.bert_layers[1].self_attention.dropout is own
 
 

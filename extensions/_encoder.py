@@ -1,0 +1,73 @@
+"""What techniques that change a loaded encoder share: what to freeze, which layers, and what they bring along."""
+
+import re
+
+import torch.nn as nn
+
+
+def loaded_parameters(bert):
+    """Return the parameters of `bert` as they were loaded: those that no technique has added, a list.
+
+    It is kept at the first call, which is to come before the first change.
+    """
+    if "of_pretraining" not in vars(bert):
+        bert.of_pretraining = list(bert.parameters())
+    return bert.of_pretraining
+
+
+def freeze(bert):
+    """Freeze what was loaded, and leave what techniques have added as it is; return `bert`."""
+    for parameter in loaded_parameters(bert):
+        parameter.requires_grad_(False)
+    return bert
+
+
+def attach(bert, technique):
+    """Let an object take part in the training of `bert`, by those of these methods that it has.
+
+    of_weights(model): a loss of the weights, added to every step's. start_epoch(epoch): called before an epoch's first
+    step (again, when a run is resumed within it). report(model): a line of text, printed after the training.
+    """
+    vars(bert).setdefault("techniques", []).append(technique)
+
+
+def techniques_of(model, method):
+    """Return the techniques attached to a model's encoder that have a method of that name, a list."""
+    return [technique for technique in vars(getattr(model, "bert", model)).get("techniques", [])
+            if hasattr(technique, method)]
+
+
+def chosen_layers(bert, layers):
+    """Return the indices of the layers that a word names: all, first-N, mid-N or last-N (Peng, Yuan and Wang 2024).
+
+    mid-N of L layers begins with layer (L - N) // 2, from 0. Raises ValueError for another word, or too large an N.
+    """
+    L = len(bert.bert_layers)
+    if layers == "all":
+        return list(range(L))
+    match = re.fullmatch(r"(first|mid|last)-(\d+)", str(layers))
+    if not match or not 1 <= int(match[2]) <= L:
+        raise ValueError(f"layers={layers}: choose all, first-N, mid-N or last-N, with N from 1 to {L}")
+    n = int(match[2])
+    start = {"first": 0, "mid": (L - n) // 2, "last": L - n}[match[1]]
+    return list(range(start, start + n))
+
+
+def replace_modules(root, fits, make):
+    """Put make(child) in the place of every submodule of `root` for which fits(full name, child); return the new ones.
+
+    Raises ValueError when there is none.
+    """
+    replaced = []
+    for path, parent in list(root.named_modules()):
+        for name, child in list(parent.named_children()):
+            if fits(f"{path}.{name}" if path else name, child):
+                new = make(child).train(child.training)
+                if isinstance(parent, nn.ModuleList):
+                    parent[int(name)] = new
+                else:
+                    setattr(parent, name, new)
+                replaced.append(new)
+    if not replaced:
+        raise ValueError("nothing is left for it to replace: another technique has taken the place of all these parts")
+    return replaced
