@@ -5,9 +5,12 @@
 
 A line of the file is `NAME | flags`; the first is the base, whose flags every other row has too. `--share P` screens
 on P percent of the training rows, of the paraphrase dev rows, which are most of the dev rows, and of the test rows,
-which nobody scores. What comes after
-`--` goes to every run. A run that is in OUT/results.jsonl is not repeated, so that the table may be made in several
-sittings. OUT/table.md is the table: mean ± sd over the seeds of the best dev scores, and the minutes a run took.
+which nobody scores. What comes after `--` goes to every run. A run that is in OUT/results.jsonl is not repeated, so
+that the table may be made in several sittings.
+
+OUT/table.md is the table: mean ± sd over the seeds of the best dev scores, the minutes a run took, and what it costs:
+the parameters that are trained, the examples it takes a second in training (of the median log point) and the most
+memory that it had.
 """
 
 import json
@@ -30,6 +33,8 @@ from files import Parser, UserError, atomic_write, run_script
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLED = ("ids-sst-train.csv", "quora-train.csv", "sts-train.csv", "quora-dev.csv",
            "ids-sst-test-student.csv", "quora-test-student.csv", "sts-test-student.csv")
+# What stands in the table of a run's costs: key in results.jsonl, the unit in which it stands there, format.
+COSTS = (("trained", 1, ",.0f"), ("examples_per_second", 1, ".1f"), ("peak_bytes", 2**30, ".2f"))
 
 
 def read_rows_of(path):
@@ -78,21 +83,32 @@ def run(name, flags, seed, folder, data_dir):
         if (run_dir / task).is_dir():
             best["dev"][task] = best_scoring(run_dir / task)["dev"][task]
     best["score"] = overall_score(best["dev"])
+    record = json.loads((run_dir / "best.json").read_text())
+    size = (run_dir / "best.pt").stat().st_size
     for path in run_dir.rglob("*.pt"):  # some hundred megabytes a run
         path.unlink()
+    rates = [line["examples_per_second"] for line in lines_of(run_dir, "train") if line["examples_per_second"]]
     return {"name": name, "seed": seed, "overall": best["score"], **best["dev"], "epoch": best["epoch"],
+            "trained": record["trained"], "peak_bytes": record["peak_bytes"], "checkpoint_bytes": size,
+            "examples_per_second": statistics.median(rates) if rates else None, "commit": record["commit"],
             "seconds": round(seconds), "command": command_of(flags)}
+
+
+def lines_of(run_dir, kind):
+    """Return the lines of a run's metrics of one kind, "train" or "score"."""
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == kind]
 
 
 def best_scoring(run_dir):
     """Return the line of a run's metrics that says most of its best model."""
-    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return max((line for line in lines if line["kind"] == "score"), key=lambda line: line["score"])
+    return max(lines_of(run_dir, "score"), key=lambda line: line["score"])
 
 
 def table(rows, results):
     """Return the results of these rows, (name, flags), as a markdown table in their order."""
-    lines = ["| | SST | Para | STS | overall | seeds | minutes | command |", "|---|---|---|---|---|---|---|---|"]
+    titles = ("", "SST", "Para", "STS", "overall", "seeds", "minutes", "trained", "examples/s", "GiB", "command")
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for name, flags in rows:
         runs = [result for result in results if result["command"] == command_of(flags)]
         if not runs:
@@ -104,7 +120,11 @@ def table(rows, results):
             cells.append(f"{statistics.mean(values):.3f}{sd}")
         minutes = statistics.mean(result["seconds"] for result in runs) / 60
         seeds = ", ".join(str(result["seed"]) for result in sorted(runs, key=lambda result: result["seed"]))
-        lines.append(f"| {name} | {' | '.join(cells)} | {seeds} | {minutes:.1f} | `{runs[0]['command']}` |")
+        cells += [seeds, f"{minutes:.1f}"]
+        for cost, scale, form in COSTS:
+            values = [result[cost] / scale for result in runs if result.get(cost)]
+            cells.append(format(statistics.median(values), form) if values else "")
+        lines.append(f"| {name} | {' | '.join(cells)} | `{runs[0]['command']}` |")
     return "\n".join(lines) + "\n"
 
 

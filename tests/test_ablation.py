@@ -13,7 +13,7 @@ ROWS = "# comment\nbase | --lr 1e-4\nmore steps | --max_steps 9\n\nbi | --pair_e
 
 def write_metrics(folder, *scores):
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [{"kind": "train", "step": 1}] + [
+    lines = [{"kind": "train", "examples_per_second": rate} for rate in (9, 2, 5, None)] + [
         {"kind": "score", "epoch": i, "score": sum(dev.values()) / 3, "dev": dev} for i, dev in enumerate(scores)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
@@ -31,7 +31,8 @@ def runs(monkeypatch):
         write_metrics(run_dir, worse, better, worse)
         if "bi" in command:
             write_metrics(run_dir / "para", {"para": 0.7}, {"para": 0.9})
-        (run_dir / "best.pt").write_text("")
+        (run_dir / "best.pt").write_text("12345")
+        (run_dir / "best.json").write_text(json.dumps({"trained": 12345, "peak_bytes": 3 * 2**29, "commit": "abc"}))
         return ablation.subprocess.CompletedProcess(command, "9" in command, "out", "what went wrong")
     monkeypatch.setattr(ablation.subprocess, "run", train)
     return seen
@@ -50,12 +51,15 @@ def test_what_runs_and_the_table(runs, tmp_path, capsys):
     assert "failed: more steps, seed 1" in said and "what went wrong" in said
     table = (out / "table.md").read_text()
     # Twice (.1 and .3, .6, .2) with (r + 1) / 2: .433 and .5; with paraphrase .9 of its own model: .533 and .6.
-    assert "| base | 0.200 ± 0.141 | 0.600 ± 0.000 | 0.200 ± 0.000 | 0.467 ± 0.047 | 1, 3 |" in table
+    assert "| base | 0.200 ± 0.141 | 0.600 ± 0.000 | 0.200 ± 0.000 | 0.467 ± 0.047 | 1, 3 | 0.0 | 12,345 |" in table
+    assert "| 12,345 | 5.0 | 1.50 | `multitask" in table
     assert "| bi | 0.200 ± 0.141 | 0.900 ± 0.000 | 0.200 ± 0.000 | 0.567 ± 0.047 | 1, 3 |" in table
     assert "`multitask_classifier.py --lr 1e-4 --pair_encoding bi`" in table and "more steps" not in table
     assert str(tmp_path) not in table and not list(out.glob("b*/*.pt"))
     ablation.main([*flags, "--", "--epochs", "1"])  # other runs
     assert len(runs) == 6 + 6
+    result = json.loads((out / "results.jsonl").read_text().splitlines()[0])
+    assert (result["checkpoint_bytes"], result["commit"], result["name"], result["share"]) == (5, "abc", "base", 100)
 
 
 def test_a_share_of_the_rows(tmp_path):
