@@ -69,6 +69,9 @@ class BertSentimentClassifier(nn.Module):
         self.config = read_config(config)
         self.num_labels = self.config.num_labels
         self.bert = load_encoder(self.config)
+        if getattr(self.bert, "takes_task", False):
+            raise UserError(f"--adapt {' '.join(self.config.adapt)}: what has a part for each task is for "
+                            "multitask_classifier.py; leave it out here")
         self.dropout = nn.Dropout(self.config.hidden_dropout_prob)
         self.classifier = nn.Linear(self.bert.config.hidden_size, self.num_labels)
 
