@@ -28,6 +28,7 @@ from extensions.ema import ExponentialMovingAverage
 from extensions.fast_dropout import use_fast_dropout
 from extensions.fused_adamw import FusedAdamW
 from extensions.gradient_sum import GradientSum
+from extensions.joint_graphs import JointGraphedStep
 from extensions.packed_attention import pack_attention
 from files import Interrupted, UserError, atomic_write
 from optimizer import AdamW
@@ -139,6 +140,12 @@ class TrainingStep:
 
     def compute(self, parts):
         """Write the gradient of the parts' weighted losses into `.grad`; return {task: loss}, detached."""
+        losses = self.accumulate(parts)
+        self.finish()
+        return losses
+
+    def accumulate(self, parts):
+        """Add the gradient of the parts' weighted losses to what the gradient has; return {task: loss}, detached."""
         totals = {}
         for batches in parts:
             with autocast(self.device, self.precision):
@@ -150,11 +157,14 @@ class TrainingStep:
             for task, loss in losses.items():
                 loss = loss.detach() * batches[task]["share"]
                 totals[task] = totals[task] + loss if task in totals else loss
+        return totals
+
+    def finish(self):
+        """Make one gradient of what all parts have added, with that of the losses of the weights."""
         self.gradient.finish(self.params)
         for penalty in self.of_weights:  # `add_up` sums what it adds, unless the gradient is whole already
             share = 1 if self.gradient.per_task else 1 / distributed.world_size()
             (penalty.of_weights(self.model) * share).backward()
-        return totals
 
     def add_up(self, losses):
         """Sum gradients and losses over all processes; gradients by task have been summed by then."""
@@ -237,12 +247,12 @@ def make_step(model, losses, optimizer, device, args, joint=False):
         model.bert.compile(dynamic=True)
         how += ", compiled by inductor"
     if args.compile in ("auto", "graphs", "inductor") and device.type == "cuda":
-        if joint:
-            how += ", no CUDA graphs: three tasks' widths have too many combinations for a graph each"
+        if gradient.per_task:
+            how += f", no CUDA graphs: {args.gradient} keeps the tasks' gradients apart"
         elif techniques_of(model, "start_epoch"):
             how += ", no CUDA graphs: what is trained changes between epochs"
         else:
-            step = GraphedStep(step)
+            step = JointGraphedStep(step) if joint else GraphedStep(step)
             how += ", CUDA graphs"
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())

@@ -46,21 +46,22 @@ class GraphedStep:
             return self.recorder.on_side_stream(lambda: self.step(parts))
         recording = self.recordings.get(kind)
         if recording is None or not recording.plan.advance():  # the latter: captured, but the counts came apart
-            recording = self.record(kind, parts)
+            if distributed.world_size() > 1 and self.buffers is None:
+                self.buffers = {p: torch.empty_like(p) for p in self.step.params}
+            recording = self.attempt(lambda: Recording(self.step, parts, self.recorder, self.buffers))
             if recording is None:
                 return self.step(parts)
+            self.keep(kind, recording)
             recording.plan.advance()
         self.recordings.move_to_end(kind)
         return recording.replay(self.step, parts)
 
-    def record(self, kind, parts):
-        """Record and keep the step of such parts; return None, and never record again, where that fails."""
+    def attempt(self, record):
+        """Return record(), whose gradients lie in the graphs' memory; None, and never record again, where it fails."""
         generators = self.recorder.random_state()
-        self.step.optimizer.zero_grad(set_to_none=True)  # gradients are to lie in the graphs' memory
-        if distributed.world_size() > 1 and self.buffers is None:
-            self.buffers = {p: torch.empty_like(p) for p in self.step.params}
+        self.step.optimizer.zero_grad(set_to_none=True)
         try:
-            recording = Recording(self.step, parts, self.recorder, self.buffers)
+            return record()
         except Exception as error:  # whatever a technique does that no graph can hold; nothing has been computed yet
             self.recorder.restore_random_state(generators)
             self.recorder = None
@@ -71,10 +72,12 @@ class GraphedStep:
         finally:
             # Their memory serves the next graph too: only between a gradient's replay and its update is it in use.
             self.step.optimizer.zero_grad(set_to_none=True)
+
+    def keep(self, kind, recording):
+        """Keep a recording; the one that was not used for the longest time makes way."""
         self.recordings[kind] = recording
         if len(self.recordings) > self.limit:
             self.recordings.popitem(last=False)
-        return recording
 
     def forget(self):
         """Drop all graphs: they are recorded anew."""
