@@ -92,7 +92,8 @@ GRADIENTS = {"sum": GradientSum, "pcgrad": PCGrad, "gradvac": GradVac, "cagrad":
 SCHEDULES = {"proportional": Proportional, "round-robin": RoundRobin, "sqrt": Sqrt, "temperature": Temperature,
              "annealed": Annealed, "staged": Staged, "even": Even}
 ENGINE = {"ema": ExponentialMovingAverage, "fused-adamw": FusedAdamW, "packed-attention": pack_attention,
-          "fast-dropout": use_fast_dropout, "graphs": GraphedStep, "joint-graphs": JointGraphedStep, "dropout": set_dropout}
+          "fast-dropout": use_fast_dropout, "graphs": GraphedStep, "joint-graphs": JointGraphedStep,
+          "dropout": set_dropout}
 # The flags that change the encoder, in the order in which they are carried out.
 ENCODER_FLAGS = MappingProxyType({"norm": NORMS, "ffn": FFNS, "attention": ATTENTIONS, "positions": POSITIONS,
                                   "adapt": ADAPT})

@@ -16,9 +16,14 @@ def loaded_parameters(bert):
 
 
 def freeze(bert):
-    """Freeze what was loaded, and leave what techniques have added as it is; return `bert`."""
-    for parameter in loaded_parameters(bert):
-        parameter.requires_grad_(False)
+    """Freeze what was loaded, but not what techniques have added; return `bert`.
+
+    Only the first call does: later ones leave alone what a technique trains of it.
+    """
+    if not vars(bert).get("frozen"):
+        for parameter in loaded_parameters(bert):
+            parameter.requires_grad_(False)
+        bert.frozen = True
     return bert
 
 
