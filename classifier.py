@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import torch
 import torch.nn as nn
-from torch.utils.data import Dataset
 
 import distributed
 from arguments import (
@@ -45,6 +44,7 @@ from evaluation import (
     write_predictions,
 )
 from extensions import ENCODER_FLAGS, SCHEDULES, TASK_LOSSES
+from extensions.feature_cache import FrozenFeatures, are_fixed
 from files import UserError, run_script
 from reading import SENTIMENT, read_rows, read_sound, require_files, warn_of_cfimdb
 from utils import get_device, seed_everything
@@ -76,9 +76,10 @@ class BertSentimentClassifier(nn.Module):
         self.classifier = nn.Linear(self.bert.config.hidden_size, self.num_labels)
 
     def train(self, mode=True):
-        """Switch to training mode, all but a frozen encoder."""
+        """Switch to training mode, all but a frozen encoder in which nothing has been made trainable."""
         super().train(mode)
-        self.bert.train(mode and self.config.option != "pretrain")
+        frozen = self.config.option == "pretrain" and not any(p.requires_grad for p in self.bert.parameters())
+        self.bert.train(mode and not frozen)
         return self
 
     def features(self, input_ids, attention_mask):
@@ -99,35 +100,6 @@ class BertSentimentClassifier(nn.Module):
         if "features" in batch:
             return self.classify(batch["features"])
         return self(batch["token_ids"], batch["attention_mask"])
-
-
-class FrozenFeatures(Dataset):
-    """The rows of a data set with their features under a frozen encoder, computed once without dropout."""
-
-    def __init__(self, dataset, model, device):
-        self.dataset = dataset
-        loader = bucket_loader(dataset)
-        features, *_ = collect(
-            loader, model,
-            lambda batch: model.features(batch["token_ids"].to(device), batch["attention_mask"].to(device)))
-        order = torch.tensor([index for indices in loader.batch_sampler for index in indices])
-        self.features = features[order.argsort()]  # (N, C), in the rows' order
-
-    def __len__(self):
-        return len(self.dataset)
-
-    def __getitem__(self, index):
-        return index
-
-    def lengths(self):
-        """Return 1 for each row: a feature vector has no padding."""
-        return [1] * len(self)
-
-    def collate_fn(self, indices):
-        """Return {'features': (B, C), 'labels': (B,), 'sents', 'sent_ids'}."""
-        sents, labels, sent_ids = zip(*(self.dataset[i] for i in indices), strict=True)
-        return {"features": self.features[indices], "labels": torch.tensor(labels),
-                "sents": list(sents), "sent_ids": list(sent_ids)}
 
 
 def load_data(filename, flag="train", skip_bad_rows=False):
@@ -190,7 +162,7 @@ def train(args):
     require_room(model, args)
     check_tokenizer(args, model)
     note_length(args, model)
-    if not any(p.requires_grad for p in model.bert.parameters()) and args.option == "pretrain":
+    if are_fixed(model, args):
         with autocast(device, args.precision):
             train_data, dev_data = (FrozenFeatures(data, model, device) for data in (train_data, dev_data))
 

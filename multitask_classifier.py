@@ -44,7 +44,7 @@ from datasets import SentenceClassificationDataset, SentencePairDataset, load_mu
 from engine import SEEN_ROWS, autocast, fit, make_optimizer
 from evaluation import model_eval_multitask, multitask_loaders, overall_score
 from extensions import ENCODER_FLAGS, HEADS, OUTPUTS, PAIR_FEATURES, POOLING, SCHEDULES, from_spec, made
-from extensions._choices import LOSSES, TASKS, add_technique_arguments, needed, resolve_techniques, total_loss  # noqa: F401
+from extensions._choices import LOSSES, TASKS, add_technique_arguments, needed, require_heads, resolve_techniques, total_loss  # noqa: F401
 from extensions.dropout_sites import set_dropout
 from extensions.heads import CosineHead, Relational
 from extensions.pairs import encode_apart, pack_pairs, segment_masks
@@ -118,9 +118,10 @@ class MultitaskBERT(nn.Module):
         return self.head(task, PAIR_FEATURES[self.pair_score[task]].width, 1)
 
     def train(self, mode=True):
-        """Switch to training mode, all but a frozen encoder."""
+        """Switch to training mode, all but a frozen encoder in which nothing has been made trainable."""
         super().train(mode)
-        self.bert.train(mode and self.config.option != "pretrain")
+        frozen = self.config.option == "pretrain" and not any(p.requires_grad for p in self.bert.parameters())
+        self.bert.train(mode and not frozen)
         return self
 
     def forward(self, input_ids, attention_mask, token_type_ids=None, task="sst"):
@@ -206,6 +207,8 @@ def build_model(args):
     config = SimpleNamespace(num_labels=N_SENTIMENT_CLASSES, data_dir=".",
                              **{name: getattr(args, name) for name in ARCHITECTURE})
     model = MultitaskBERT(config)
+    if not any(p.requires_grad for p in model.bert.parameters()):
+        require_heads(args)
     config.hidden_size = model.bert.config.hidden_size
     set_dropout(model, args.dropout)
     if args.init:

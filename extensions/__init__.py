@@ -27,28 +27,40 @@ import math
 from functools import partial
 from types import MappingProxyType
 
+from extensions.adapters import adapters
 from extensions.annealed import Annealed
 from extensions.as_loaded import as_loaded
+from extensions.attention_heads import gqa, mha, mqa
+from extensions.bitfit import bitfit
 from extensions.bregman import Bregman
 from extensions.cagrad import CAGrad
 from extensions.cosine_losses import cosine, cosine_embedding
 from extensions.cuda_graphs import GraphedStep
+from extensions.diff_pruning import diff_pruning
+from extensions.dora import dora
 from extensions.dropout_sites import set_dropout
 from extensions.dynamic_average import DynamicAverage
 from extensions.ema import ExponentialMovingAverage
 from extensions.even import Even
 from extensions.extra_attention import extra_attention
+from extensions.extra_layers import extra_layers
 from extensions.fast_dropout import use_fast_dropout
 from extensions.fgm import fgm
 from extensions.fixed_weights import FixedWeights
 from extensions.focal import focal
+from extensions.freezing import freeze_layers, gradual_unfreezing
 from extensions.fused_adamw import FusedAdamW
+from extensions.glu import geglu, gelu, swiglu
 from extensions.gradient_sum import GradientSum
 from extensions.gradvac import GradVac
 from extensions.heads import Relational, mlp
+from extensions.ia3 import ia3
 from extensions.joint_graphs import JointGraphedStep
 from extensions.l2sp import L2SP
-from extensions.layerwise import layerwise
+from extensions.last_linear import last_linear
+from extensions.layer_drop import layer_drop, remove_layers
+from extensions.layerwise import layerwise, per_layer
+from extensions.lora import lora
 from extensions.loss_scale import LossScale
 from extensions.mixout import mixout
 from extensions.mnrl import mnrl
@@ -61,8 +73,13 @@ from extensions.parameter_groups import flat, no_decay
 from extensions.pcgrad import PCGrad
 from extensions.pearson_loss import pearson_loss
 from extensions.pooling import Attention, Cls, Layers, Max, Mean, Pooler
+from extensions.positions import alibi, relative
+from extensions.prefix import prefix
+from extensions.prompt import prompt
 from extensions.proportional import Proportional
 from extensions.rdrop import rdrop
+from extensions.rmsnorm import rmsnorm
+from extensions.rotary import rotary
 from extensions.round_robin import RoundRobin
 from extensions.simcse import supervised_simcse, unsupervised_simcse
 from extensions.smart import smart
@@ -73,16 +90,20 @@ from extensions.temperature import Sqrt, Temperature
 from extensions.uncertainty import Uncertainty
 from files import nearest
 
-NORMS = {"layernorm": as_loaded}
-FFNS = {"gelu": as_loaded}
-ATTENTIONS = {"mha": as_loaded}
-POSITIONS = {"absolute": as_loaded}
-ADAPT = {"pals": pals, "task-layers": task_layers, "extra-attention": extra_attention, "mixout": mixout}
+NORMS = {"layernorm": as_loaded, "rmsnorm": rmsnorm}
+FFNS = {"gelu": gelu, "geglu": geglu, "swiglu": swiglu}
+ATTENTIONS = {"mha": mha, "mqa": mqa, "gqa": gqa}
+POSITIONS = {"absolute": as_loaded, "relative": relative, "rotary": rotary, "alibi": alibi}
+ADAPT = {"lora": lora, "dora": dora, "adapters": adapters, "prefix": prefix, "prompt": prompt, "ia3": ia3,
+         "bitfit": bitfit, "diff": diff_pruning, "last-linear": last_linear, "freeze": freeze_layers,
+         "gradual-unfreezing": gradual_unfreezing, "pals": pals, "task-layers": task_layers,
+         "extra-attention": extra_attention, "extra-layers": extra_layers, "layer-drop": layer_drop,
+         "remove-layers": remove_layers, "mixout": mixout}
 POOLING = {"cls": Cls, "mean": Mean, "max": Max, "pooler": Pooler, "attention": Attention, "layers": Layers}
 HEADS = {"mlp": mlp, "relational": Relational}
 PAIR_FEATURES = {"concat": concat, "product": product}
 OUTPUTS = {"ordinal": OrdinalOutput}
-PARAMETER_GROUPS = {"flat": flat, "no-decay": no_decay, "layerwise": layerwise}
+PARAMETER_GROUPS = {"flat": flat, "no-decay": no_decay, "layerwise": layerwise, "per-layer": per_layer}
 TASK_LOSSES = {"ce": ce, "ordinal": ordinal, "one-versus-rest": one_versus_rest, "focal": focal, "bce": bce, "mse": mse,
                "cosine": cosine, "cosine-embedding": cosine_embedding, "pearson": pearson_loss, "mnrl": mnrl,
                "simcse": unsupervised_simcse, "simcse-supervised": supervised_simcse}

@@ -61,10 +61,9 @@ def resolve_techniques(args):
     args.heads = specs_by_task("heads", args.heads, HEADS, "mlp")
     args.pair_encoding = pair_choices("pair_encoding", args.pair_encoding, args.loss, "cross")
     args.pair_score = pair_choices("pair_score", args.pair_score, args.loss, "concat", "cosine")
+    if args.option == "pretrain" and not args.adapt:
+        require_heads(args)
     for task in args.tasks:
-        if args.option == "pretrain" and not args.adapt and headless(args.loss[task]):
-            raise UserError(f"--loss {task}={args.loss[task][0]} trains the encoder alone, which --option pretrain "
-                            f"freezes: add a loss that trains a head, such as {task}={LOSSES[task]}")
         output, loss = needed(args.loss, "output", task)
         for spec in args.loss[task]:
             if output in traits(spec, "not_with", ()):
@@ -73,6 +72,14 @@ def resolve_techniques(args):
     check_shared_head(args)
     args.outputs = {task: output for task in TASKS if (output := needed(args.loss, "output", task)[0])}
     args.task_batch_size = parse_batch_sizes(args.task_batch_size)
+
+
+def require_heads(args):
+    """Raise UserError if a task's losses train no head: they would train nothing, the encoder being frozen."""
+    for task in args.tasks:
+        if headless(args.loss[task]):
+            raise UserError(f"--loss {task}={args.loss[task][0]} trains the encoder alone, which --option pretrain or "
+                            f"--adapt freezes: add a loss that trains a head, such as {task}={LOSSES[task]}")
 
 
 def check_shared_head(args):

@@ -38,9 +38,12 @@ class TaskGradients:
 
     def backward(self, losses, params):
         """Add the gradient of each of {task: loss} to the task's own; once a part of the step."""
+        trained = [p for p in params if p.requires_grad]  # some may be frozen for now: gradual unfreezing
         for i, (task, loss) in enumerate(losses.items(), start=1):
             # bf16 autocast casts a weight once for all tasks: they share that piece of the graph.
-            new = torch.autograd.grad(loss, params, retain_graph=i < len(losses), allow_unused=True)
+            grads = torch.autograd.grad(loss, trained, retain_graph=i < len(losses), allow_unused=True)
+            by_parameter = dict(zip(trained, grads, strict=True))
+            new = [by_parameter.get(p) for p in params]
             old = self.gradients.get(task, [None] * len(new))
             # Not in place: autograd may have given one tensor to two parameters.
             self.gradients[task] = [a if b is None else b if a is None else a + b

@@ -1,26 +1,54 @@
-"""Layer-wise decreasing learning rate (Sun et al. 2019, https://arxiv.org/abs/1905.05583, section 5.3.4)."""
+"""A learning rate for each layer, falling towards the embeddings or as given.
 
+The former is Sun et al. 2019, https://arxiv.org/abs/1905.05583, section 5.3.4.
+"""
+
+import math
 import re
 
-from extensions.parameter_groups import no_decay_split
+from extensions.parameter_groups import by_rate, is_head, no_decay_split
+from files import UserError
 
 
-def layerwise(model, lr, weight_decay=0.01, decay=0.95):
+def height_of(name, L):
+    """Return where a parameter of a model is: 0 in the embeddings, 1..L in a layer, L in what stands beside them."""
+    layer = re.match(r"bert\.bert_layers\.(\d+)\.", name)
+    if layer:
+        return int(layer[1]) + 1
+    return 0 if re.match(r"bert\.\w*(embedding|embed_layer_norm)\.", name) else L
+
+
+def layerwise(model, lr, weight_decay=0.01, decay=0.95, head=1.0):
     """Return groups in which each layer learns `decay` times as fast as the one above it.
 
-    The paper's eta^(k-1) = xi eta^k, with xi = `decay`: of L layers the top one, the pooler and the heads have
-    `lr`, layer k counted from the bottom has lr decay^(L - k), and the embeddings lr decay^L. Biases and layer
-    norms are without weight decay.
+    The paper's eta^(k-1) = xi eta^k, with xi = `decay`: of L layers the top one and the pooler have `lr`, layer k
+    counted from the bottom has lr decay^(L - k), the embeddings lr decay^L, and the heads `head` times lr. Biases and
+    layer norms are without weight decay.
     """
     L = len(model.bert.bert_layers)
-    depths = {}  # layers below the top -> parameters
-    for name, p in model.named_parameters():
-        layer = re.match(r"bert\.bert_layers\.(\d+)\.", name)
-        if layer:
-            depth = L - 1 - int(layer[1])
-        else:
-            depth = L if re.match(r"bert\.\w*(embedding|embed_layer_norm)\.", name) else 0
-        if p.requires_grad:
-            depths.setdefault(depth, []).append(p)
-    return [group for depth, params in sorted(depths.items())
-            for group in no_decay_split(params, lr * decay**depth, weight_decay)]
+    groups = by_rate(model, lambda name: lr * head if is_head(name) else lr * decay ** (L - height_of(name, L)))
+    # Nearest to lr first: the first group's is the learning rate that is logged.
+    return [group for rate, params in sorted(groups.items(), key=lambda item: abs(item[0] - lr))
+            for group in no_decay_split(params, rate, weight_decay)]
+
+
+def per_layer(model, lr, weight_decay=0.01, rates="lr"):
+    """Return groups with the learning rates that `rates` lists, joined by +, for instance 1e-6+5e-6+lr.
+
+    They are those of the embeddings, of layers 1 to L, and of the heads; with one less, the heads have the top
+    layer's, which the pooler always has; the word lr is --lr, and alone it is everybody's. At 0 a part stays as it is,
+    but what freezes it saves its gradients too. Biases and layer norms are without weight decay. Raises UserError for
+    another number of rates, and for one that is none.
+    """
+    L = len(model.bert.bert_layers)
+    try:
+        listed = [lr if rate == "lr" else float(rate) for rate in rates.split("+")]
+    except ValueError:
+        listed = [math.nan]
+    if rates == "lr":
+        listed *= L + 2
+    if not all(0 <= rate < math.inf for rate in listed) or len(listed) not in (L + 1, L + 2):
+        raise UserError(f"--param_groups per-layer:rates={rates}: give {L + 1} rates of at least 0, of the embeddings "
+                        f"and of {L} layers, joined by +, and one more for the heads unless it is the last layer's")
+    groups = by_rate(model, lambda name: listed[-1] if is_head(name) else listed[height_of(name, L)])
+    return [group for rate, params in groups.items() for group in no_decay_split(params, rate, weight_decay)]

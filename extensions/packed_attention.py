@@ -1,12 +1,11 @@
 """Self-attention with query, key and value in one matrix product, and attention dropout that the CPU does fast."""
 
-from functools import cache
-
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
 from bert import BertSelfAttention
+from extensions._overlay import underlaid
 from extensions.fast_dropout import FastDropout
 
 
@@ -51,18 +50,10 @@ def is_packable(attention):
         for linear in projections) and len({linear.weight.shape for linear in projections}) == 1
 
 
-@cache
-def packed_class(kind):
-    """Return the packed variant of a class of attentions: what that overrides comes first, then what is faster here."""
-    if kind is BertSelfAttention:
-        return PackedSelfAttention
-    return type(f"Packed{kind.__name__}", (kind, PackedSelfAttention), {"__doc__": kind.__doc__})
-
-
 def pack_attention(model):
     """Make every attention in `model` a `PackedSelfAttention` too; no key changes."""
     for module in model.modules():
         if isinstance(module, BertSelfAttention) and not isinstance(module, PackedSelfAttention):
-            module.__class__ = packed_class(type(module))
+            module.__class__ = underlaid(type(module), PackedSelfAttention)
             if type(module.dropout) is nn.Dropout:
                 module.dropout = FastDropout(module.dropout.p).train(module.training)

@@ -94,9 +94,9 @@ class Layers(Cls):
 @contextmanager
 def hidden_states_of(bert):
     """Yield a list that a pass of `bert` within the context fills with its embeddings and every layer's output."""
-    states = []
-    first = bert.bert_layers[0].register_forward_pre_hook(lambda layer, inputs: states.append(inputs[0]))
-    hooks = [layer.register_forward_hook(lambda layer, inputs, output: states.append(output))
+    states, skip = [], getattr(bert, "prepended", 0)  # states of a prompt, which are no token's
+    first = bert.bert_layers[0].register_forward_pre_hook(lambda layer, inputs: states.append(inputs[0][:, skip:]))
+    hooks = [layer.register_forward_hook(lambda layer, inputs, output: states.append(output[:, skip:]))
              for layer in bert.bert_layers]
     try:
         yield states

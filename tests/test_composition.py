@@ -9,11 +9,22 @@ import torch
 
 import datasets
 from engine import make_optimizer, make_step, set_learning_rates
-from extensions import ADAPT, GRADIENTS, HEADS, PENALTIES, POOLING, SCHEDULES, TASK_LOSSES, TASK_WEIGHTS, made
+from extensions import (
+    ENCODER_FLAGS,
+    GRADIENTS,
+    HEADS,
+    PARAMETER_GROUPS,
+    PENALTIES,
+    POOLING,
+    SCHEDULES,
+    TASK_LOSSES,
+    TASK_WEIGHTS,
+    made,
+)
 from extensions._choices import total_loss
 from files import UserError
 from multitask_classifier import build_model, get_args, training_loaders
-from tests.fixtures_tiny import write_course_files
+from tests.fixtures_tiny import tiny_bert_dir, write_course_files
 
 JOINT = "--schedule round-robin"
 TECHNIQUES = (
@@ -26,15 +37,29 @@ TECHNIQUES = (
     "--loss sst=ce sst=simcse:weight=0.1", "--loss para=bce para=mnrl:weight=0.1", "--loss para=simcse-supervised",
     "--loss sts=cosine", "--loss sts=mse sts=cosine-embedding", "--loss sts=pearson",
     "--penalty smart", "--penalty bregman", "--penalty rdrop", "--penalty fgm", "--penalty l2sp",
+    "--norm rmsnorm", "--ffn gelu:width=16", "--ffn geglu", "--ffn swiglu", "--attention mha:heads=1",
+    "--attention mqa", "--attention gqa:groups=1", "--positions relative", "--positions rotary", "--positions alibi",
+    "--adapt lora", "--adapt dora", "--adapt adapters", "--adapt prefix", "--adapt prompt", "--adapt ia3",
+    "--adapt bitfit", "--adapt diff", "--adapt last-linear", "--adapt freeze:layers=first-1",
+    "--adapt gradual-unfreezing", "--adapt extra-layers", "--adapt layer-drop", "--adapt remove-layers:keep=first-1",
     "--adapt pals:size=8,heads=2", "--adapt task-layers", "--adapt extra-attention", "--adapt mixout",
     "--pooling mean", "--pooling max", "--pooling attention", "--pooling layers", "--pooling pooler",
     "--heads mlp:hidden=4,activation=rrelu", "--heads para=relational sts=relational",
     "--pair_encoding cross", "--pair_encoding bi --pair_score product", "--pair_encoding bi --pair_score cosine",
-    "--accumulate 2", "--option pretrain", "--param_groups layerwise",
+    "--accumulate 2", "--option pretrain", "--param_groups layerwise", "--param_groups flat:head=10",
+    "--param_groups per-layer:rates=1e-5+2e-5+3e-5",
+)
+# Adaptations of the encoder that do not go together, in whichever order or in this one, and what the message says.
+CLASHES = (
+    ("lora", "dora", "has made layer 0's"), ("lora", "ia3", "has made layer 0's"), ("dora", "ia3", "has made layer 0's"),
+    ("adapters", "diff", "tunes biases or norms"), ("bitfit", "diff", "tunes biases or norms"),
+    ("last-linear", "gradual-unfreezing", "nothing to unfreeze"), ("extra-layers", "pals", "not all layers are plain"),
+    ("layer-drop", "pals", "not all layers are plain"), ("extra-layers", "task-layers", "no plain layer any more"),
+    ("layer-drop", "task-layers", "no plain layer any more"), ("pals", "task-layers", "plain layer"),
 )
 BI = ("mnrl", "simcse-supervised", "cosine")
 TABLES = {"schedule": SCHEDULES, "gradient": GRADIENTS, "task_weights": TASK_WEIGHTS, "loss": TASK_LOSSES,
-          "penalty": PENALTIES, "adapt": ADAPT, "pooling": POOLING, "heads": HEADS}
+          "penalty": PENALTIES, "pooling": POOLING, "heads": HEADS, "param_groups": PARAMETER_GROUPS, **ENCODER_FLAGS}
 
 
 def refused(*techniques):
@@ -51,11 +76,16 @@ def refused(*techniques):
             return "compares two encodings"
         if pairs:
             return "needs bi"
-    if "--option pretrain" in flags and "--adapt" not in flags and any(
-            f"--loss {loss}" in flags for loss in ("para=simcse-supervised", "sts=cosine")):
+    frozen = "last-linear" in flags or "--option pretrain" in flags and "--adapt" not in flags
+    if frozen and any(f"--loss {loss}" in flags for loss in ("para=simcse-supervised", "sts=cosine")):
         return "trains the encoder alone"
-    if "--adapt pals" in flags and "--adapt task-layers" in flags:
-        return "plain layer"
+    for one, other, reason in CLASHES:
+        if f"--adapt {one}" in flags and f"--adapt {other}" in flags:
+            return reason
+    if "gradual-unfreezing" in flags and "--option pretrain" in flags:
+        return "nothing to unfreeze"
+    if "extra-layers" in flags and "per-layer" in flags:
+        return "give 4 rates"
     if "sst=ordinal" in flags and "sst=one-versus-rest" in flags:
         return "log-probabilities"
     if "relational" in flags and (pairs or "--pair_score cosine" in flags):
@@ -69,9 +99,10 @@ def refused(*techniques):
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory, bert_dir):
-    """Return the flags of a run on 20 rows a file."""
+def base(tmp_path_factory):
+    """Return the flags of a run on 20 rows a file, of a BERT of two layers."""
     folder = tmp_path_factory.mktemp("composition")
+    bert_dir = str(tiny_bert_dir(folder / "bert", hidden_size=24, num_hidden_layers=2, num_attention_heads=2))
     write_course_files(folder / "data", rows=20)
     datasets.load_tokenizer.cache_clear()
     return ["--pretrained", bert_dir, "--data_dir", str(folder / "data"), "--batch_size", "4", "--epochs", "2",
@@ -99,7 +130,8 @@ def three_steps(flags):
 
 def test_every_technique_is_among_them():
     plain = {("loss", "bce"), ("loss", "mse"), ("heads", "mlp"), ("schedule", "proportional"), ("gradient", "sum"),
-             ("task_weights", "fixed"), ("pooling", "cls")}  # what every run has that names no other
+             ("task_weights", "fixed"), ("pooling", "cls"), ("param_groups", "no-decay"), ("norm", "layernorm"),
+             ("attention", "mha"), ("positions", "absolute")}  # what every run has that names no other
     for flag, table in TABLES.items():
         named = {word.rpartition("=")[2] if flag in ("loss", "heads") and ":" not in word else word
                  for technique in TECHNIQUES if f"--{flag} " in technique for word in technique.split()}

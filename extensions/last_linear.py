@@ -1,0 +1,13 @@
+"""The heads alone: nothing of the encoder is trained (mode `last-linear-layer` of Peng, Yuan and Wang 2024)."""
+
+from extensions._encoder import freeze
+
+
+def last_linear(bert):
+    """Freeze what was loaded of `bert`; what other techniques have added to it stays trainable.
+
+    The least that tuning can cost, so what the other techniques are measured against. Unlike --option pretrain it
+    leaves the encoder's dropout on in training, and the learning rate where it was; feature extraction wants about
+    1e-3.
+    """
+    freeze(bert)
