@@ -44,7 +44,15 @@ from datasets import SentenceClassificationDataset, SentencePairDataset, load_mu
 from engine import SEEN_ROWS, autocast, fit, make_optimizer
 from evaluation import model_eval_multitask, multitask_loaders, overall_score
 from extensions import ENCODER_FLAGS, HEADS, OUTPUTS, PAIR_FEATURES, POOLING, SCHEDULES, from_spec, made
-from extensions._choices import LOSSES, TASKS, add_technique_arguments, needed, require_heads, resolve_techniques, total_loss  # noqa: F401
+from extensions._choices import (  # noqa: F401
+    LOSSES,
+    TASKS,
+    add_technique_arguments,
+    needed,
+    require_heads,
+    resolve_techniques,
+    total_loss,
+)
 from extensions.dropout_sites import set_dropout
 from extensions.heads import CosineHead, Relational
 from extensions.pairs import encode_apart, pack_pairs, segment_masks

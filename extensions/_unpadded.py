@@ -69,9 +69,10 @@ class UnpaddedAttention(BertSelfAttention):
         return attention_mask.unpad(super().attention(key, query, value, attention_mask.mask))
 
     def takes_lengths(self, query):
-        """Tell whether torch's kernel for texts of several lengths does: CUDA, half precision, no dropout, plain."""
+        """Tell whether torch has its kernel for texts of several lengths here, and it computes this attention."""
         return (query.device.type == "cuda" and query.dtype in (torch.bfloat16, torch.float16) and self.plain
-                and not (self.training and self.dropout.p > 0))
+                and query.shape[-1] % 8 == 0 and not (self.training and self.dropout.p > 0)
+                and torch.cuda.get_device_capability(query.device) >= (8, 0))
 
 
 class PaddedAround(nn.Module):
@@ -131,6 +132,8 @@ def unpad(model):
     where the layers' hidden states are asked for, which would have another shape.
     """
     bert = model.bert
+    if isinstance(bert, UnpaddedModel):
+        raise ValueError("it is there already")
     if any(getattr(module, "needs_layers", False) for module in model.modules()):
         raise ValueError("--pooling layers reads padded hidden states of the layers, and there are none; leave one of "
                          "the two out")

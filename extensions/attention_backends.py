@@ -88,6 +88,7 @@ def use_attention_backend(model, name, device, dtype=torch.float32):
                         f"{', '.join(['auto', *filter(there, KERNELS)])} or unpadded")
     for module in attentions:
         kind = type(module)
-        module.__class__ = ChosenKernel if kind is BertSelfAttention else mixed(ChosenKernel, kind)
+        if not isinstance(module, ChosenKernel):
+            module.__class__ = ChosenKernel if kind is BertSelfAttention else mixed(ChosenKernel, kind)
         module.kernel = KERNELS[name]
     return f"attention by {name}"

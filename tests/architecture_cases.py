@@ -6,7 +6,7 @@ from zlib import crc32
 
 import torch
 
-from bert import BertModel
+from bert import BertModel, BertSelfAttention
 from extensions._encoder import freeze
 from extensions.attention_heads import mha, mqa
 from extensions.glu import geglu, gelu, swiglu
@@ -16,6 +16,7 @@ from extensions.rmsnorm import rmsnorm
 from extensions.rotary import rotary
 from tests.fixtures_tiny import losses_of_20_steps
 from tests.regularizer_cases import a_batch, no_waiting, reached, tiny_model, total
+from utils import get_extended_attention_mask
 
 # What --norm, --ffn, --attention and --positions may name besides what is loaded.
 NORM = (rmsnorm,)
@@ -109,6 +110,28 @@ def check_checkpoint(bert_dir, *parts):
     assert states(other.bert).equal(states(model.bert))
 
 
-__all__ = ["ATTENTION", "FFN", "IDS", "MASK", "NORM", "POSITION", "a_batch", "check_checkpoint", "check_learning",
-           "check_padding", "disturb", "no_waiting", "parameters_of", "plain_names", "random_words", "reached",
-           "states", "tiny_model", "total", "with_parts"]
+def attention_input(part, bert_dir, T=6, packed=False):
+    """Return an attention in float64 that `part` has changed, its input (2, T, 24) and an additive mask."""
+    model = disturb(with_parts(bert_dir, part)).double()
+    if packed:
+        pack_attention(model)
+    torch.manual_seed(2)
+    mask = torch.tensor([[1] * T, [1] * (T - 2) + [0] * 2])
+    attention = model.bert.bert_layers[0].self_attention
+    return attention, torch.randn(2, T, 24, dtype=torch.float64), get_extended_attention_mask(mask, torch.float64)
+
+
+def with_scores(attention, x, mask, scores_of):
+    """Return what the attention gives by hand with the scores scores_of(h, i, j, q, k) of a head's q and k, (B, D)."""
+    q, k, v = (BertSelfAttention.transform(attention, x, linear)
+               for linear in (attention.query, attention.key, attention.value))  # (B, H, T, D)
+    B, H, T, D = q.shape
+    scores = torch.stack([torch.stack([torch.stack([
+        scores_of(h, i, j, q[:, h, i], k[:, h, j]) for j in range(T)], -1) for i in range(T)], -2)
+        for h in range(H)], 1)  # (B, H, T, T)
+    return ((scores + mask).softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
+__all__ = ["ATTENTION", "FFN", "IDS", "MASK", "NORM", "POSITION", "a_batch", "attention_input", "check_checkpoint",
+           "check_learning", "check_padding", "disturb", "no_waiting", "parameters_of", "plain_names", "random_words",
+           "reached", "states", "tiny_model", "total", "with_parts", "with_scores"]

@@ -80,9 +80,10 @@ def test_mistakes(text, flags, said, tmp_path):
         ablation.main([str(tmp_path / "rows.txt"), "--out", str(tmp_path / "out"), *flags])
 
 
-def test_the_rows_of_the_recipe_are_flags_of_the_script():
+@pytest.mark.parametrize("name", ["ablation.txt", "encoder.txt"])
+def test_the_rows_of_the_recipes_are_flags_of_the_script(name):
     from multitask_classifier import get_args
-    rows = ablation.read_rows_of(ablation.ROOT / "recipes" / "ablation.txt")
+    rows = ablation.read_rows_of(ablation.ROOT / "recipes" / name)
     for name, flags in rows:
         get_args([*rows[0][1], *flags])
     assert len({name for name, _ in rows}) == len(rows) > 40

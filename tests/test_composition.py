@@ -51,7 +51,7 @@ TECHNIQUES = (
 )
 # Adaptations of the encoder that do not go together, in whichever order or in this one, and what the message says.
 CLASHES = (
-    ("lora", "dora", "has made layer 0's"), ("lora", "ia3", "has made layer 0's"), ("dora", "ia3", "has made layer 0's"),
+    ("lora", "dora", "has made layer 0"), ("lora", "ia3", "has made layer 0"), ("dora", "ia3", "has made layer 0"),
     ("adapters", "diff", "tunes biases or norms"), ("bitfit", "diff", "tunes biases or norms"),
     ("last-linear", "gradual-unfreezing", "nothing to unfreeze"), ("extra-layers", "pals", "not all layers are plain"),
     ("layer-drop", "pals", "not all layers are plain"), ("extra-layers", "task-layers", "no plain layer any more"),

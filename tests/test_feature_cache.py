@@ -132,7 +132,7 @@ def test_the_name_tells_apart_all_that_features_depend_on(bert_dir, folder, monk
     assert len({*others, name()}) == len(others) + 1 and {path.parent for path in others} == {folder}
     # What is not of the encoder, or is not used in evaluation, makes no difference.
     assert name() == name(seed=1) == name(hidden_dropout_prob=0.5) == name(encoder_dropout_prob=0.5)
-    assert name() == name(change=lambda model: model.train()) == name(heads="mlp:layers=2")
+    assert name() == name(change=lambda model: model.train()) == name(heads="mlp:hidden=2")
 
 
 DAMAGE = {

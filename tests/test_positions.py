@@ -5,15 +5,14 @@ from functools import partial
 import pytest
 import torch
 
-from bert import BertSelfAttention
 from extensions.attention_heads import mha
-from extensions.packed_attention import pack_attention
 from extensions.positions import alibi, distances, relative, slopes_of, t5_bucket
 from extensions.rotary import rotary, rotate
 from tests.architecture_cases import (
     IDS,
     MASK,
     a_batch,
+    attention_input,
     check_checkpoint,
     check_learning,
     check_padding,
@@ -23,35 +22,13 @@ from tests.architecture_cases import (
     states,
     tiny_model,
     with_parts,
+    with_scores,
 )
 from tests.oracle import run_oracle
-from utils import get_extended_attention_mask
 
 CLIPPED = partial(relative, by="clipped", largest=3)
 PARTS = (relative, CLIPPED, rotary, alibi)
 TABLE, ABSOLUTE = "bert_layers.0.self_attention.relative_bias", "pos_embedding.weight"
-
-
-def attention_input(part, bert_dir, T=6, packed=False):
-    """Return an attention in float64 that `part` has changed, its input (2, T, 24) and an additive mask."""
-    model = disturb(with_parts(bert_dir, part)).double()
-    if packed:
-        pack_attention(model)
-    torch.manual_seed(2)
-    mask = torch.tensor([[1] * T, [1] * (T - 2) + [0] * 2])
-    attention = model.bert.bert_layers[0].self_attention
-    return attention, torch.randn(2, T, 24, dtype=torch.float64), get_extended_attention_mask(mask, torch.float64)
-
-
-def with_scores(attention, x, mask, scores_of):
-    """Return what the attention gives by hand with the scores scores_of(h, i, j, q, k) of a head's q and k, (B, D)."""
-    q, k, v = (BertSelfAttention.transform(attention, x, linear)
-               for linear in (attention.query, attention.key, attention.value))  # (B, H, T, D)
-    B, H, T, D = q.shape
-    scores = torch.stack([torch.stack([torch.stack([
-        scores_of(h, i, j, q[:, h, i], k[:, h, j]) for j in range(T)], -1) for i in range(T)], -2)
-        for h in range(H)], 1)  # (B, H, T, T)
-    return ((scores + mask).softmax(-1) @ v).transpose(1, 2).flatten(2)
 
 
 @pytest.mark.parametrize("packed", [False, True])

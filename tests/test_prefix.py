@@ -118,6 +118,23 @@ def test_a_row_by_hand(bert_dir):
         torch.testing.assert_close(out[0, 1, h], by_hand)
 
 
+def test_heads_that_share_keys_and_values_share_their_prefix():
+    """Of 4 heads in 2 groups, head h has the prefix of group h // 2."""
+    torch.manual_seed(0)
+    bert = BertModel(BertConfig(**SMALL))
+    gqa(bert, groups=2)
+    prefix(bert, length=P)
+    attention = bert.bert_layers[0].self_attention
+    assert attention.prefix.key.shape == (P, 12)
+    key, query, value = (torch.randn(1, 4, 3, 6) for _ in range(3))
+    out = attention.eval().attention(key, query, value, torch.zeros(1, 1, 1, 3)).view(1, 3, 4, 6)
+    for h in range(4):
+        part = slice(h // 2 * 6, h // 2 * 6 + 6)
+        keys, values = (torch.cat([p[:, part], own[0, h]]) for p, own in (
+            (attention.prefix.key, key), (attention.prefix.value, value)))
+        torch.testing.assert_close(out[0, :, h], (query[0, h] @ keys.T / 6**0.5).softmax(-1) @ values)
+
+
 @BOTH
 @pytest.mark.parametrize("first", [gqa, relative, rotary, alibi, task_layers])
 def test_beside_other_techniques_the_prefix_counts_and_copies_and_checkpoints_keep_it(first, reparameterize, bert_dir):
