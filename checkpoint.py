@@ -33,7 +33,7 @@ from files import UserError, atomic_write, existing_folder, is_device, lacks_mem
 FINE_TUNE_MODES = {"last-linear-layer": "pretrain", "full-model": "finetune"}
 # What the settings in a checkpoint may be, where they are there: words, and (least, most, kind) of numbers.
 STORED_CHOICES = {"option": ("pretrain", "finetune"), "fine_tune_mode": tuple(FINE_TUNE_MODES),
-                  "pair_encoding": ("cross", "bi", "segments"), "pair_score": (*PAIR_FEATURES, "cosine"),
+                  "pair_encoding": ("cross", "bi"), "pair_score": (*PAIR_FEATURES, "cosine"),
                   "tasks": ("sst", "para", "sts"),
                   "truncation": ("head", "tail", "head+tail")}
 STORED_SPECS = {"pooling": POOLING, "heads": HEADS, **ENCODER_FLAGS}

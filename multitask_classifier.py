@@ -55,7 +55,7 @@ from extensions._choices import (  # noqa: F401
 )
 from extensions.dropout_sites import set_dropout
 from extensions.heads import CosineHead, Relational
-from extensions.pairs import encode_apart, pack_pairs, segment_masks
+from extensions.pairs import encode_apart, pack_pairs
 from extensions.pooling import hidden_states_of
 from files import run_script
 from reading import FORMATS, read_sound, require_files
@@ -84,9 +84,9 @@ class MultitaskBERT(nn.Module):
     ("pretrain" freezes BERT, which then also runs without dropout), and may have, for all tasks or as a dict by
     task: `pooling` (of POOLING), `heads` (of HEADS), `outputs` (of OUTPUTS, in place of a head's linear output) and,
     of pairs, `pair_encoding` ("cross": a pair is one sequence, as in Devlin et al. 2019; "bi": two, compared
-    afterwards; "segments": one sequence, its two texts pooled apart) and `pair_score` (of two encodings: one of
-    PAIR_FEATURES for the head to read, or "cosine"). `norm`, `ffn`, `attention` and `positions` are specs of parts of
-    the encoder, `adapt` is a list of specs of ADAPT, `max_length` the tokens of a sequence.
+    afterwards) and `pair_score` (of "bi": one of PAIR_FEATURES for the head to read, or "cosine"). `norm`, `ffn`,
+    `attention` and `positions` are specs of parts of the encoder, `adapt` is a list of specs of ADAPT, `max_length` the
+    tokens of a sequence.
     """
 
     def __init__(self, config):
@@ -134,14 +134,10 @@ class MultitaskBERT(nn.Module):
 
     def forward(self, input_ids, attention_mask, token_type_ids=None, task="sst"):
         """Return the pooled encoding of input_ids (B, T) that `task` uses, in fp32: (B, C)."""
-        return self.pooled(task, [attention_mask], input_ids, attention_mask, token_type_ids)[0]
-
-    def pooled(self, task, masks, *sequence):
-        """Return the encodings (B, C) of those tokens of a sequence (ids, mask, types) that each mask (B, T) keeps."""
         pooler, options = self.pooling[task], {"task": task} if getattr(self.bert, "takes_task", False) else {}
         with hidden_states_of(self.bert) if pooler.needs_layers else nullcontext() as states:
-            output = {**self.bert(*sequence, **options), "hidden_states": states}
-        return [pooler(output, mask) for mask in masks]
+            output = self.bert(input_ids, attention_mask, token_type_ids, **options)
+        return pooler({**output, "hidden_states": states}, attention_mask)
 
     def score(self, task, features):
         """Return the logits (B, 5) or (B,) of a task's features, computed in fp32 whatever the encoder ran in."""
@@ -169,15 +165,9 @@ class MultitaskBERT(nn.Module):
 
     def encode_pair(self, task, *sides):
         """Return the encodings of pairs (ids, mask, ids, mask) that `task` uses: [(B, C)], or u and v, (B, C) each."""
-        if self.pair_encoding[task] == "bi":
-            return encode_apart(partial(self, task=task), *sides)
-        return self.encode_packed(task, *pack_pairs(*sides, self.max_length))
-
-    def encode_packed(self, task, input_ids, attention_mask, token_type_ids=None):
-        """Return the encodings of sequences (B, T): [(B, C)], or of pairs in `segments` u and v, (B, C) each."""
-        apart = self.pair_encoding.get(task) == "segments"
-        masks = segment_masks(attention_mask, token_type_ids) if apart else [attention_mask]
-        return self.pooled(task, masks, input_ids, attention_mask, token_type_ids)
+        if self.pair_encoding[task] == "cross":
+            return [self(*pack_pairs(*sides, self.max_length), task=task)]
+        return encode_apart(partial(self, task=task), *sides)
 
     def features(self, batch):
         """Return the encodings of a batch on the model's device, (B, C) each: one, or two of pairs encoded apart.
@@ -189,7 +179,7 @@ class MultitaskBERT(nn.Module):
         if not kept:
             if "token_ids" in batch:
                 sequence = batch["token_ids"], batch["attention_mask"], batch.get("token_type_ids")
-                kept.append(self.encode_packed(batch["task"], *sequence))
+                kept.append([self(*sequence, task=batch["task"])])
             else:
                 sides = (batch[f"{name}_{side}"] for side in (1, 2) for name in ("token_ids", "attention_mask"))
                 kept.append(self.encode_pair(batch["task"], *sides))
@@ -409,7 +399,7 @@ def get_args(argv=None):
 def contradictions(args):
     """Return what cannot be meant together in this script's flags, a line each."""
     given, problems = args.given, []
-    if given.get("pair_score") and set(args.pair_encoding.values()) == {"cross"}:
+    if given.get("pair_score") and "bi" not in args.pair_encoding.values():
         problems.append(f"--pair_score {given['pair_score']} compares two encodings, and --pair_encoding cross makes "
                         "one of a pair: add --pair_encoding bi, or leave it out")
     if args.per_task_epochs and not args.run_dir:

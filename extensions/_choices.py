@@ -27,7 +27,7 @@ def add_technique_arguments(parser):
         help=f"{', '.join(TASK_WEIGHTS)}: how much each task's loss counts")
     add("--gradient", type=spec_of(GRADIENTS), default="sum", metavar="SPEC",
         help=f"{', '.join(GRADIENTS)}: how the tasks' gradients of one step are combined")
-    add("--pair_encoding", choices=("cross", "bi", "segments"),
+    add("--pair_encoding", choices=("cross", "bi"),
         help="cross (default): a pair is one sequence; bi: two, compared afterwards")
     add("--pair_score", choices=(*PAIR_FEATURES, "cosine"),
         help="how bi compares: a head over (u, v, |u - v|) (default) or with u v too, or the cosine")
@@ -88,7 +88,7 @@ def check_shared_head(args):
     if any(getattr(HEADS[spec.partition(":")[0]], "shared", False) for spec in heads):
         same = all(len({choice[task] for task in PAIR_TASKS}) == 1
                    for choice in (args.heads, args.pair_encoding, args.pair_score))
-        cosine = args.pair_encoding["para"] != "cross" and args.pair_score["para"] == "cosine"
+        cosine = args.pair_encoding["para"] == "bi" and args.pair_score["para"] == "cosine"
         if not same or cosine or not set(PAIR_TASKS) <= set(args.tasks):
             raise UserError(f"--heads para={heads[0]} sts={heads[1]}: a shared trunk needs both tasks, with equal "
                             "heads over equal encodings, and no cosine in place of a head")

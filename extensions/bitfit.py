@@ -1,6 +1,6 @@
 """BitFit: tune the biases alone (Ben Zaken, Goldberg and Ravfogel 2022, https://arxiv.org/abs/2106.10199)."""
 
-from extensions._encoder import freeze, loaded_parameters
+from extensions._encoder import freeze
 
 # A word for a bias of a layer -> the part that has it; the paper's b_q, b_k, b_v, b_m1, b_LN1, b_m2, b_m3, b_LN2.
 PARTS = {"query": "query", "key": "key", "value": "value", "attention": "attention_dense",
@@ -20,13 +20,12 @@ def bitfit(bert, targets="all"):
     if targets != "all" and not set(words) <= set(PARTS):
         raise ValueError(f"targets={targets}: choose all, or some of {', '.join(PARTS)}, joined by +")
     endings = (".bias",) if targets == "all" else tuple(f".{PARTS[word]}.bias" for word in words)
-    loaded = {id(p) for p in loaded_parameters(bert)}
-    biases = [(name, p) for name, p in bert.named_parameters() if id(p) in loaded and f".{name}".endswith(endings)]
+    biases = [p for name, p in bert.named_parameters() if f".{name}".endswith(endings)]
     if not biases:
         raise ValueError(f"targets={targets}: the encoder has no such bias any more")
     if any(name.endswith("bias_delta") for name, _ in bert.named_parameters()):
         raise ValueError("diff tunes the biases already: leave one of the two out")
     freeze(bert)
-    for _, bias in biases:
+    for bias in biases:
         bias.requires_grad_()
     bert.pooler_dense.bias.requires_grad_()

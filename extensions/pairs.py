@@ -36,11 +36,6 @@ def pack_pairs(input_ids_1, attention_mask_1, input_ids_2, attention_mask_2, max
     return input_ids * attention_mask, attention_mask, token_type_ids
 
 
-def segment_masks(attention_mask, token_type_ids):
-    """Return two masks (B, T) of a packed pair: of [CLS] a [SEP], and of b [SEP]."""
-    return attention_mask * (1 - token_type_ids), attention_mask * token_type_ids
-
-
 def encode_apart(encode, input_ids_1, attention_mask_1, input_ids_2, attention_mask_2):
     """Return the encodings u and v, (B, C) each, of the first and the second texts, by `encode(ids, mask)`.
 

@@ -4,14 +4,13 @@ Without the MLP it is P-tuning v2 (Liu et al. 2022, https://arxiv.org/abs/2110.0
 Legend:  B batch · T tokens · P length of the prefix · C width of keys and values · H heads · D = C // H
 """
 
-from functools import cache
-
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
 from bert import BertSelfAttention
 from extensions._encoder import freeze
+from extensions._overlay import underlaid
 from extensions.packed_attention import PackedSelfAttention
 
 
@@ -58,13 +57,6 @@ class PrefixedSelfAttention(BertSelfAttention):
         return super().attention(extended[0], query, extended[1], mask)
 
 
-@cache
-def prefixed_class(kind):
-    """Return the class of attentions with a prefix: what `kind` does to the tokens' keys and mask comes before."""
-    return type(f"Prefixed{kind.__name__}", (PrefixedSelfAttention,) if kind is BertSelfAttention else (
-        kind, PrefixedSelfAttention), {"__doc__": PrefixedSelfAttention.__doc__})
-
-
 def prefix(bert, length=20, reparameterize=False, hidden=512):
     """Freeze what was loaded of `bert` and give each of its attentions `length` keys and values to learn.
 
@@ -85,6 +77,6 @@ def prefix(bert, length=20, reparameterize=False, hidden=512):
     shared = (nn.Embedding(length, C), nn.Linear(C, hidden)) if reparameterize else ()
     for attention in attentions:
         width = attention.key.out_features
-        attention.__class__ = prefixed_class(type(attention))
+        attention.__class__ = underlaid(type(attention), PrefixedSelfAttention)  # what acts on tokens comes before
         attention.prefix = (ReparameterizedPrefix(*shared, width) if reparameterize
                             else Prefix(length, width, bert.config.initializer_range))

@@ -118,6 +118,11 @@ def test_gates_move_rate_times_as_fast(bert_dir):
     model = differing(bert_dir, penalty=1.0, rate=50.0)
     before = copy.deepcopy(model.state_dict())
     technique(model).of_weights(model).backward()
+    slope = math.exp(-5) / (1 + math.exp(-5))**2  # of sigmoid at 5
+    module = model.bert.bert_layers[0].interm_dense
+    open_gates = module.weight.numel() / (1 + math.exp(-5))
+    torch.testing.assert_close(module.weight_gate.grad, torch.full_like(module.weight, 50 * slope / (1 + math.exp(-5))))
+    assert module.weight_group.grad.item() == pytest.approx(open_gates * slope, rel=1e-4)  # not times the rate
     AdamW(model.parameters(), lr=1e-3).step()
     for name, p in model.named_parameters():
         step = 1e-3 if name.endswith(("_gate", "_group")) else 0.0
