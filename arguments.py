@@ -17,6 +17,7 @@ from datasets import TRUNCATIONS, load_tokenizer
 from downloads import default_cache_dir
 from evaluation import records
 from extensions import ADAPT, ENCODER_FLAGS, PARAMETER_GROUPS, PENALTIES, from_spec
+from extensions.attention_backends import BACKENDS
 from files import Parser, UserError, is_device, unwritable
 
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -183,6 +184,9 @@ def add_arguments(parser, learning_rates):
     add("--compile", choices=COMPILERS, default="auto",
         help="none: the modules of bert.py as they are; graphs: every step one CUDA graph; inductor: torch.compile; "
         "auto: graphs on CUDA, the faster kernels elsewhere")
+    add("--attention_backend", choices=BACKENDS, default="auto",
+        help="math, efficient, flash: that kernel of torch's, where it is there; unpadded: the layers run over real "
+        "tokens alone, for batches of texts of unequal lengths; auto: as torch chooses")
 
     group = parser.add_argument_group("the run's folder")
     add = group.add_argument

@@ -44,7 +44,7 @@ from evaluation import (
     write_predictions,
 )
 from extensions import ENCODER_FLAGS, SCHEDULES, TASK_LOSSES
-from extensions.feature_cache import FrozenFeatures, are_fixed
+from extensions._feature_cache import FrozenFeatures, are_fixed
 from files import UserError, run_script
 from reading import SENTIMENT, read_rows, read_sound, require_files, warn_of_cfimdb
 from utils import get_device, seed_everything

@@ -23,6 +23,7 @@ from extensions._encoder import techniques_of
 from extensions._progress import MeanLosses, Progress, note_idle_flags
 from extensions._signals import StopNow, StopSignal
 from extensions._task_weights import TaskWeights
+from extensions.attention_backends import use_attention_backend
 from extensions.cuda_graphs import GraphedStep
 from extensions.ema import ExponentialMovingAverage
 from extensions.fast_dropout import use_fast_dropout
@@ -240,6 +241,8 @@ def make_step(model, losses, optimizer, device, args, joint=False):
         pack_attention(model)
         if device.type == "cpu":
             use_fast_dropout(model)
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    how += f", {use_attention_backend(model, args.attention_backend, device, dtype)}"
     if args.compile == "graphs" and device.type != "cuda":
         raise UserError(f"--compile graphs: there are CUDA graphs on CUDA alone, and this is {device.type}; "
                         "leave the flag out")
@@ -249,6 +252,8 @@ def make_step(model, losses, optimizer, device, args, joint=False):
     if args.compile in ("auto", "graphs", "inductor") and device.type == "cuda":
         if gradient.per_task:
             how += f", no CUDA graphs: {args.gradient} keeps the tasks' gradients apart"
+        elif args.attention_backend == "unpadded":
+            how += ", no CUDA graphs: the number of real tokens differs from batch to batch"
         elif techniques_of(model, "start_epoch"):
             how += ", no CUDA graphs: what is trained changes between epochs"
         else:

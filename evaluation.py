@@ -76,19 +76,24 @@ def collect(loader, model, logits_of):
 
 
 def predict_sentiment(loader, model, device):
-    """As `collect`, with the model's sentiment logits (N, 5)."""
-    return collect(loader, model, lambda batch: model.predict_sentiment(
-        batch["token_ids"].to(device, non_blocking=True), batch["attention_mask"].to(device, non_blocking=True)))
+    """As `collect`, with the model's sentiment logits (N, 5), of texts or of their features."""
+    def logits_of(batch):
+        if "features" in batch:
+            return model.logits({"features": batch["features"].to(device), "task": "sst"})
+        return model.predict_sentiment(*(batch[name].to(device, non_blocking=True)
+                                         for name in ("token_ids", "attention_mask")))
+
+    return collect(loader, model, logits_of)
 
 
 def predict_pairs(loader, model, task, device):
-    """As `collect`, with the logits (N,) of pairs for "para" or "sts", packed or as the contract has them."""
+    """As `collect`, with the logits (N,) of pairs for "para" or "sts": packed, the contract's, or features."""
     predict = {"para": model.predict_paraphrase, "sts": model.predict_similarity}[task]
 
     def logits_of(batch):
-        packed = "token_ids" in batch
-        inputs = {name: batch[name].to(device, non_blocking=True) for name in (PACKED if packed else APART)}
-        return (model.logits({**inputs, "task": task}) if packed else predict(*inputs.values())).flatten()
+        names = next((names for names in (("features",), PACKED) if names[0] in batch), APART)
+        inputs = {name: batch[name].to(device, non_blocking=True) for name in names}
+        return (predict(*inputs.values()) if names is APART else model.logits({**inputs, "task": task})).flatten()
 
     return collect(loader, model, logits_of)
 

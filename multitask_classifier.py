@@ -53,6 +53,7 @@ from extensions._choices import (  # noqa: F401
     resolve_techniques,
     total_loss,
 )
+from extensions._feature_cache import are_fixed, frozen_loader, of_batch
 from extensions.dropout_sites import set_dropout
 from extensions.heads import CosineHead, Relational
 from extensions.pairs import encode_apart, pack_pairs
@@ -173,8 +174,11 @@ class MultitaskBERT(nn.Module):
         """Return the encodings of a batch on the model's device, (B, C) each: one, or two of pairs encoded apart.
 
         A pair comes as the contract's two texts, or already packed into one sequence with its token types. Where
-        batch["encoded"] is a list, it keeps them, so that all the batch's losses share one pass.
+        batch["encoded"] is a list, it keeps them, so that all the batch's losses share one pass; batch["features"] are
+        those that have been computed before.
         """
+        if "features" in batch:
+            return of_batch(batch)
         kept = batch.get("encoded", [])
         if not kept:
             if "token_ids" in batch:
@@ -248,10 +252,13 @@ def train_multitask(args):
     check_tokenizer(args, model)
     note_length(args, model)
 
-    loaders = training_loaders(args)
+    loaders, (dev_loaders, _) = training_loaders(args), multitask_loaders(args, "dev")
+    if are_fixed(model, args):
+        with autocast(device, args.precision):
+            loaders, dev_loaders = ({task: frozen_loader(loader, model, device, task) for task, loader in each.items()}
+                                    for each in (loaders, dev_loaders))
     schedule = made(args.schedule, SCHEDULES, loaders, args.seed, args.epochs)
     announce(schedule, args)
-    dev_loaders, _ = multitask_loaders(args, "dev")
     seen = {task: loader.sample(SEEN_ROWS, args.seed) for task, loader in loaders.items()}
     optimizer = make_optimizer(model, args)
     losses = {task: total_loss(args.loss[task]) for task in loaders}

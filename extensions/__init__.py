@@ -19,7 +19,7 @@ Scripts look a name up here and nowhere else; on the command line a technique is
     TASK_WEIGHTS       cls(tasks)(losses) -> losses     how much each task's loss counts
     GRADIENTS          cls().backward(losses, params)   adds up .grad of {task: loss}, `finish` combines the tasks'
     SCHEDULES          cls(loaders, seed, epochs)(epoch) an epoch's Steps of {task: batch}
-    ENGINE             what is applied by flags of its own: --ema, --compile, --dropout
+    ENGINE             what is applied by flags of its own: --ema, --compile, --dropout, --attention_backend
 """
 
 import inspect
@@ -30,6 +30,7 @@ from types import MappingProxyType
 from extensions.adapters import adapters
 from extensions.annealed import Annealed
 from extensions.as_loaded import as_loaded
+from extensions.attention_backends import use_attention_backend
 from extensions.attention_heads import gqa, mha, mqa
 from extensions.bitfit import bitfit
 from extensions.bregman import Bregman
@@ -114,7 +115,7 @@ SCHEDULES = {"proportional": Proportional, "round-robin": RoundRobin, "sqrt": Sq
              "annealed": Annealed, "staged": Staged, "even": Even}
 ENGINE = {"ema": ExponentialMovingAverage, "fused-adamw": FusedAdamW, "packed-attention": pack_attention,
           "fast-dropout": use_fast_dropout, "graphs": GraphedStep, "joint-graphs": JointGraphedStep,
-          "dropout": set_dropout}
+          "attention-backends": use_attention_backend, "dropout": set_dropout}
 # The flags that change the encoder, in the order in which they are carried out.
 ENCODER_FLAGS = MappingProxyType({"norm": NORMS, "ffn": FFNS, "attention": ATTENTIONS, "positions": POSITIONS,
                                   "adapt": ADAPT})

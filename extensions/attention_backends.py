@@ -6,7 +6,7 @@ unpadded leaves padding out of all else that the layers compute: see _unpadded.p
 rounding, so that a checkpoint knows nothing of it.
 
 There is no cache of keys and values: it spares a decoder, which reads its own output word by word, to compute anew
-those of the words before. An encoder reads a text once; what spares reading it again is feature_cache.py.
+those of the words before. An encoder reads a text once; what spares reading it again is _feature_cache.py.
 """
 
 import warnings

@@ -15,6 +15,8 @@ class GatedLayer(nn.Module):
     layer. At first only a has a gradient; after a step a is not 0, and the layer has one too.
     """
 
+    tokenwise = True  # it treats tokens one by one: see _unpadded.py
+
     def __init__(self, layer):
         super().__init__()
         self.layer, self.gate = layer, nn.Parameter(torch.zeros(1, device=layer.out_dense.weight.device))

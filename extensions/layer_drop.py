@@ -19,6 +19,8 @@ class Droppable:
     whose state checkpoints keep.
     """
 
+    tokenwise = True  # it treats tokens one by one: see _unpadded.py
+
     def forward(self, hidden_states, attention_mask, **options):
         """Map hidden_states (B, T, C) and the additive mask (B, 1, 1, T) to (B, T, C)."""
         output = super().forward(hidden_states, attention_mask, **options)
