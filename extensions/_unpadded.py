@@ -9,7 +9,6 @@ texts of about equal length have little padding to leave out; batches in random 
 Legend of the shape comments:  B batch · T tokens · N real tokens of a batch · C hidden size · H heads · D = C // H
 """
 
-from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -18,12 +17,14 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from bert import BertLayer, BertModel, BertSelfAttention
+from extensions._overlay import overlaid, underlaid
 from extensions.extra_attention import ExtraAttention
 from extensions.packed_attention import PackedSelfAttention
 from utils import get_extended_attention_mask
 
 # Whose methods treat tokens one by one: but for `attention`, which is padded for.
 TOKENWISE = BertSelfAttention, PackedSelfAttention, BertLayer, ExtraAttention
+
 
 class Packing(NamedTuple):
     """Where the N real tokens of B texts stand: what layers over real tokens are given for a mask."""
@@ -108,12 +109,6 @@ class UnpaddedModel(BertModel):
         return packing.pad(hidden_states)
 
 
-@cache
-def mixed(first, second):
-    """Return a class of both, what `first` overrides coming before; its name is both names."""
-    return type(f"{first.__name__}{second.__name__}", (first, second), {"__doc__": first.__doc__})
-
-
 def tokenwise(module, methods):
     """Tell whether these methods treat tokens one by one, as those of the classes TOKENWISE do.
 
@@ -142,13 +137,11 @@ def unpad(model):
         raise ValueError("another technique has layers of its own in place of all layers, and padding would stay "
                          "around each; leave one of the two out")
     for layer in around:
-        layer.__class__ = mixed(PaddedAround, type(layer))
+        layer.__class__ = overlaid(type(layer), PaddedAround)
     for module in bert.modules():
         if isinstance(module, BertSelfAttention):
             module.inner = tokenwise(module, ("forward", "transform"))
             module.plain = tokenwise(module, ("forward", "transform", "attention"))
-            kind = type(module)
-            module.__class__ = UnpaddedAttention if kind is BertSelfAttention else mixed(UnpaddedAttention, kind)
-    kind = type(bert)
-    bert.__class__ = UnpaddedModel if kind is BertModel else mixed(kind, UnpaddedModel)
+            module.__class__ = overlaid(type(module), UnpaddedAttention)
+    bert.__class__ = underlaid(type(bert), UnpaddedModel)
     return len(bert.bert_layers) - len(around), len(bert.bert_layers)

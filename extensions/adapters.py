@@ -3,11 +3,10 @@
 Legend:  C hidden size · m size of the bottleneck
 """
 
-from functools import cache
-
 import torch.nn as nn
 
 from extensions._encoder import chosen_layers, freeze, replace_modules
+from extensions._overlay import overlaid
 from extensions.fast_dropout import FastDropout
 from extensions.heads import ACTIVATIONS
 
@@ -50,12 +49,6 @@ class AdapterNorm:
         return super().forward(x + self.adapter(super().forward(x)))
 
 
-@cache
-def with_adapter(kind):
-    """Return the variant of a class of norms that has an adapter."""
-    return type(f"Adapter{kind.__name__}", (AdapterNorm, kind), {"__doc__": AdapterNorm.__doc__})
-
-
 def adapters(bert, style="houlsby", size=64, activation="gelu", layers="all"):
     """Freeze the encoder and put a small two-layer network with a residual connection into each layer.
 
@@ -91,5 +84,5 @@ def adapters(bert, style="houlsby", size=64, activation="gelu", layers="all"):
     if not norms or any(isinstance(norm, AdapterNorm) for norm in norms):
         raise ValueError("these layers have no feed-forward, or an adapter after it already")
     for norm in norms:
-        norm.__class__ = with_adapter(type(norm))
+        norm.__class__ = overlaid(type(norm), AdapterNorm)
         norm.adapter = Bottleneck(bert, size, activation)

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bert import BertSelfAttention
-from extensions._unpadded import mixed, unpad
+from extensions._overlay import overlaid
+from extensions._unpadded import unpad
 from files import UserError, lacks_memory
 
 KERNELS = {"math": SDPBackend.MATH, "efficient": SDPBackend.EFFICIENT_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION}
@@ -87,8 +88,7 @@ def use_attention_backend(model, name, device, dtype=torch.float32):
                         f"with a mask{' and dropout' * (dropout > 0)}{without}. Choose "
                         f"{', '.join(['auto', *filter(there, KERNELS)])} or unpadded")
     for module in attentions:
-        kind = type(module)
         if not isinstance(module, ChosenKernel):
-            module.__class__ = ChosenKernel if kind is BertSelfAttention else mixed(ChosenKernel, kind)
+            module.__class__ = overlaid(type(module), ChosenKernel)
         module.kernel = KERNELS[name]
     return f"attention by {name}"

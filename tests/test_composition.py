@@ -84,7 +84,7 @@ def refused(*techniques):
             return reason
     if "gradual-unfreezing" in flags and "--option pretrain" in flags:
         return "nothing to unfreeze"
-    if "extra-layers" in flags and "per-layer" in flags:
+    if "per-layer" in flags and "extra-" in flags:
         return "give 4 rates"
     if "sst=ordinal" in flags and "sst=one-versus-rest" in flags:
         return "log-probabilities"
