@@ -27,27 +27,29 @@ from torch.utils.data import Dataset
 import distributed
 from batching import bucket_loader, token_digest
 from downloads import default_cache_dir
+from engine import penalties_of
 from evaluation import collect
+from extensions import TASK_LOSSES, from_spec
 from files import atomic_write
 
 # Fewer tokens are encoded sooner than the weights are read; the folder keeps so many bytes, the last used.
 FEATURE_CACHE_TOKENS, FEATURE_CACHE_BYTES, FEATURE_CACHE_FORMAT = 10_000, 5 * 10**9, 1
 # What of a module's attributes says nothing of what it computes in evaluation; p is dropout's.
 IRRELEVANT = {"training", "p", "name_or_path"}
-# Losses and penalties that need a batch's features and labels alone.
-SERVED = {"ce", "ordinal", "one-versus-rest", "focal", "bce", "mse", "pearson", "rdrop", "bregman", "l2sp", "none"}
 
 
 def are_fixed(model, args):
     """Tell whether a model's features stay as they are in training, and the losses and penalties ask for no more.
 
-    Nothing below the heads is trained, and the frozen encoder runs without dropout. Other losses read the batch's
-    tokens, other penalties the embeddings.
+    Nothing below the heads is trained, and the frozen encoder runs without dropout. Some losses and penalties read a
+    batch's tokens, or disturb their embeddings: they say so by `reads_texts = True`.
     """
     below = [model.bert, *getattr(model, "pooling", {}).values()]
-    asked = {spec.partition(":")[0] for specs in (getattr(args, "loss", None) or {}).values() for spec in specs}
-    asked |= {spec.partition(":")[0] for spec in getattr(args, "penalty", None) or ()}
-    return (model.config.option == "pretrain" and asked <= SERVED
+    losses = [from_spec(spec, TASK_LOSSES)
+              for specs in (getattr(args, "loss", None) or {}).values() for spec in specs]
+    techniques = [getattr(technique, "func", technique) for technique in (*losses, *penalties_of(args.penalty))]
+    return (model.config.option == "pretrain"
+            and not any(getattr(technique, "reads_texts", False) for technique in techniques)
             and not any(p.requires_grad for part in below for p in part.parameters()))
 
 

@@ -22,3 +22,6 @@ def fgm(model, batch, logits, weight=1.0, epsilon=1.0):
     deltas = ascend(model.bert, torch.zeros_like, loss, lambda _, g: epsilon * normalise(g, 2, (1, 2)))
     with perturbed(model.bert, deltas, torch.zeros_like):
         return weight * loss()
+
+
+fgm.reads_texts = True  # a frozen encoder must compute anew

@@ -56,3 +56,4 @@ def supervised_simcse(model, batch, temperature=0.05, symmetric=False, hard_nega
 unsupervised_simcse.tasks, supervised_simcse.tasks = ("sst", "para", "sts"), ("para", "sts")
 unsupervised_simcse.needs = supervised_simcse.needs = {"pair_encoding": "bi"}
 unsupervised_simcse.trains_head = supervised_simcse.trains_head = False
+unsupervised_simcse.reads_texts = supervised_simcse.reads_texts = True

@@ -54,3 +54,6 @@ def smart(model, batch, logits, weight=1.0, steps=1, step_size=0.1, epsilon=0.1,
     deltas = ascend(model.bert, noise, lambda: apart(logits.detach()), move, steps)
     with perturbed(model.bert, deltas, noise):
         return weight * apart(logits)
+
+
+smart.reads_texts = True  # a frozen encoder must compute anew
