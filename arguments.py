@@ -217,6 +217,13 @@ def note_length(args, model):
               "longer texts are cut there")
 
 
+def note_idle_adaptation(args, model):
+    """Say so when --adapt changes an encoder in which nothing is trained."""
+    if args.option == "pretrain" and args.adapt and not any(p.requires_grad for p in model.bert.parameters()):
+        print(f"note: --option pretrain freezes the encoder, and --adapt {' '.join(args.adapt)} has nothing to train "
+              "in it; --option finetune trains it")
+
+
 def check_tokenizer(args, model):
     """Raise UserError if the tokenizer has tokens that the model has no embedding of."""
     tokens, embeddings = len(load_tokenizer(args.pretrained, default_cache_dir())), model.bert.config.vocab_size
@@ -228,13 +235,15 @@ def check_tokenizer(args, model):
 def with_defaults(args, parser):
     """Return a namespace with `args` and, for what it lacks, the parser's defaults.
 
-    The default learning rate is `parser.learning_rates[option]`.
+    The default learning rate is `parser.learning_rates[option]`, and that of "pretrain" too where --adapt freezes what
+    was loaded.
     """
     args = argparse.Namespace(**{**vars(parser.parse_args([])), **vars(args)})
     if args.fine_tune_mode is not None:
         args.option = FINE_TUNE_MODES[args.fine_tune_mode]
     if args.lr is None:
-        args.lr = parser.learning_rates[args.option]
+        frozen = any(getattr(ADAPT[spec.partition(":")[0]], "freezes", False) for spec in args.adapt)
+        args.lr = parser.learning_rates["pretrain" if frozen else args.option]
     return args
 
 

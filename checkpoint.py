@@ -125,7 +125,9 @@ def save_model(model, optimizer, args, config, filepath, **more):
         "args": plain(args),
         **{name: states[0][name] for name in ("system_rng", "numpy_rng", "torch_rng")},
     }
-    record = {"args": contents["args"], **environment(), **costs(model)}
+    if "base" in contents and not more:
+        contents["optim"] = {}  # nothing that reads it goes on from it
+    record = {"args": contents["args"], **environment(), **costs(model, optimizer)}
     with Run(getattr(args, "run_dir", None)).writing(filepath):
         if more:  # a checkpoint to go on from
             contents.update(more, processes_rng=states)
@@ -141,9 +143,10 @@ def save_model(model, optimizer, args, config, filepath, **more):
 
 
 def frozen_names(model):
-    """Return the names of the parameters of a model's encoder that are as they were loaded and stay so, a set."""
-    loaded = {id(p) for p in loaded_parameters(model.bert) if not p.requires_grad}
-    return {name for name, p in model.named_parameters(remove_duplicate=False) if id(p) in loaded}
+    """Return the names of the parameters of a model's encoder that are the pretrained ones and stay so, a set."""
+    altered = vars(model.bert).get("altered", ())
+    frozen = {id(p) for p in loaded_parameters(model.bert) if not p.requires_grad} - set(altered)
+    return {name for name, p in model.named_parameters(remove_duplicate=False) if id(p) in frozen}
 
 
 def fingerprint(model, names):
@@ -158,8 +161,11 @@ def weights_of(model, config, leave_out=False):
     """Return what a checkpoint keeps of a model: "model", its weights, and "model_config", which says how to make it.
 
     With `leave_out` the pretrained weights that training leaves alone are not among them: "base" tells what they were,
-    and they are loaded again.
+    and they are loaded again. Raises UserError for a model whose adapters are merged: it is another architecture's.
     """
+    if any(getattr(module, "merged", False) for module in model.modules()):
+        raise UserError("the model's adapters are merged into its weights: unmerge(model) before saving a checkpoint, "
+                        "or export the encoder by model.bert.save_pretrained(FOLDER)")
     config = {**plain(config), "bert_config": plain(model.bert.config.to_dict())}
     if not (leave_out and frozen_names(model)):
         return {"model": model.state_dict(), "model_config": config}
@@ -172,12 +178,16 @@ def weights_of(model, config, leave_out=False):
 def load_weights(model, saved):
     """Put a checkpoint's weights into a model; UserError if those it leaves out are not those that it was trained with.
 
-    Raises RuntimeError, as load_state_dict does, for weights that do not fit.
+    The encoder remembers which of its pretrained weights are others now: a checkpoint must not leave those out. Raises
+    RuntimeError, as load_state_dict does, for weights that do not fit.
     """
+    loaded = {id(p) for p in loaded_parameters(model.bert)}
+    altered = [id(p) for name, p in model.named_parameters(remove_duplicate=False)
+               if id(p) in loaded and name in saved["model"] and not p.detach().cpu().equal(saved["model"][name])]
+    model.bert.altered = sorted({*vars(model.bert).get("altered", ()), *altered})
     if "base" not in saved:
         model.load_state_dict(saved["model"])
         return
-    loaded = {id(p) for p in loaded_parameters(model.bert)}
     left_out = {name for name, p in model.named_parameters(remove_duplicate=False)
                 if id(p) in loaded and name not in saved["model"]}
     model.load_state_dict({**{name: model.get_parameter(name) for name in left_out}, **saved["model"]})
@@ -231,11 +241,11 @@ def require_room(model, args):
                 "the best weights alone with --filepath PATH in place of --run_dir")
 
 
-def costs(model):
+def costs(model, optimizer):
     """Return the number of parameters, of those that are trained, and the most memory that this process had so far."""
     return {"parameters": sum(p.numel() for p in model.parameters()),
             "peak_bytes": peak_memory(next(model.parameters()).device.type),
-            "trained": sum(p.numel() for p in model.parameters() if p.requires_grad)}
+            "trained": sum(p.numel() for group in optimizer.param_groups for p in group["params"])}
 
 
 @cache
@@ -255,7 +265,7 @@ def load_checkpoint(filepath):
     Raises UserError when the file is absent or is no checkpoint of this project.
     """
     if not os.path.isfile(filepath):
-        raise UserError(f"no checkpoint {filepath}; train first, or name one with --filepath")
+        raise UserError(f"no checkpoint {filepath}; train first, or name a file that is there")
     try:
         saved = load_pickle(filepath, "Train again.")
         parts = {name: dict(saved[name]) for name in ("model", "optim", "args", "model_config")}

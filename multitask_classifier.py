@@ -19,6 +19,7 @@ from arguments import (
     ArgumentParser,
     add_arguments,
     check_tokenizer,
+    note_idle_adaptation,
     note_length,
     note_weights,
     number,
@@ -31,6 +32,7 @@ from arguments import (
 )
 from batching import MAX_TOKENS_TRAIN, bucket_loader
 from checkpoint import (
+    Run,
     load_checkpoint,
     load_encoder,
     load_weights,
@@ -58,7 +60,7 @@ from extensions.dropout_sites import set_dropout
 from extensions.heads import CosineHead, Relational
 from extensions.pairs import encode_apart, pack_pairs
 from extensions.pooling import hidden_states_of
-from files import run_script
+from files import UserError, run_script
 from reading import FORMATS, read_sound, require_files
 from utils import get_device, seed_everything
 
@@ -92,8 +94,7 @@ class MultitaskBERT(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.config = read_config(config, pooling="cls", heads="mlp", outputs={}, pair_encoding="cross",
-                                  pair_score="concat", max_length=512)
+        self.config = self.settings(config)
         self.bert = load_encoder(self.config)
         self.max_length = min(self.config.max_length, self.bert.config.max_position_embeddings)
         self.pair_encoding, self.pair_score = (
@@ -108,6 +109,12 @@ class MultitaskBERT(nn.Module):
             nn.init.constant_(self.similarity_head[-1].bias, 2.5)  # the middle of the labels, 0 to 5
         if isinstance(self.paraphrase_head, Relational) and isinstance(self.similarity_head, Relational):
             self.similarity_head.share(self.paraphrase_head)
+
+    @staticmethod
+    def settings(config):
+        """Return a configuration completed by what it means where it says nothing."""
+        return read_config(config, pooling="cls", heads="mlp", outputs={}, pair_encoding="cross", pair_score="concat",
+                           max_length=512)
 
     def head(self, task, width, out_features):
         """Return the head that the configuration names for a task, which reads `width` encodings side by side."""
@@ -213,10 +220,22 @@ def build_model(args):
         require_heads(args)
     config.hidden_size = model.bert.config.hidden_size
     set_dropout(model, args.dropout)
-    if args.init:
-        with restoring(args.init):
-            load_weights(model, load_checkpoint(args.init))
+    if args.init and not (args.resume and os.path.exists(Run(args.run_dir).last or "")):
+        begin_with(model, args.init)
     return model, config
+
+
+def begin_with(model, filepath):
+    """Load the weights of a checkpoint. Raises UserError, naming the settings that differ, where they do not fit."""
+    saved = load_checkpoint(filepath)
+    try:
+        load_weights(model, saved)
+    except RuntimeError as error:
+        theirs = vars(MultitaskBERT.settings(saved["model_config"]))
+        differing = [f"--{name} {theirs[name]} there, {value} here" for name, value in vars(model.config).items()
+                     if name in ARCHITECTURE and theirs[name] != value]
+        raise UserError(f"--init {filepath} is of another model ({'; '.join(differing) or error}): give this run the "
+                        "flags of that one") from error
 
 
 def training_loaders(args):
@@ -251,6 +270,7 @@ def train_multitask(args):
     require_room(model, args)
     check_tokenizer(args, model)
     note_length(args, model)
+    note_idle_adaptation(args, model)
 
     loaders, (dev_loaders, _) = training_loaders(args), multitask_loaders(args, "dev")
     if are_fixed(model, args):

@@ -3,6 +3,7 @@
 Legend of the shape comments:  N rows · B batch · T tokens · C hidden size · L layers · H heads · D = C // H
 """
 
+import itertools
 from contextlib import contextmanager
 
 import numpy as np
@@ -49,9 +50,9 @@ def probe_correlation(train, train_labels, dev, dev_labels):
 
 
 def attentions_of(bert):
-    """Return each layer's self-attention, a list; a layer of another technique's may have none."""
+    """Return for each layer a list of its self-attentions, one or one a task; layers without any are left out."""
     found = ([part for part in layer.modules() if isinstance(part, BertSelfAttention)] for layer in bert.bert_layers)
-    return [parts[0] for parts in found if parts]
+    return [parts for parts in found if parts]
 
 
 @contextmanager
@@ -70,7 +71,7 @@ def head_entropies(bert):
         return attend(query, key, value, attn_mask, *args, **kwargs)
 
     hooks = []
-    for attention in attentions_of(bert):
+    for attention in itertools.chain(*attentions_of(bert)):
         hooks.append(attention.register_forward_pre_hook(lambda *_: inside.append(True)))
         hooks.append(attention.register_forward_hook(lambda *_: inside.clear()))
     F.scaled_dot_product_attention = watched
@@ -100,7 +101,8 @@ def gated_heads(bert, gate_of):
             return (heads * (gates if gates.ndim == 1 else gates[:, None])[..., None]).flatten(2)
         return gate
 
-    hooks = [attention.register_forward_hook(hook(i)) for i, attention in enumerate(attentions_of(bert))]
+    hooks = [attention.register_forward_hook(hook(i)) for i, parts in enumerate(attentions_of(bert))
+             for attention in parts]
     try:
         yield
     finally:
@@ -115,7 +117,7 @@ def head_importance(model, batches, loss):
     is a mean over the batch's rows. Of a pair in two sequences each is a row of its own; a loss of the batch as a whole
     gives each row's share of it.
     """
-    attentions = attentions_of(model.bert)
+    attentions = [parts[0] for parts in attentions_of(model.bert)]  # all of a layer have as many heads
     total, rows = [torch.zeros(attention.num_attention_heads) for attention in attentions], 0
     model.eval()
     for batch in batches:

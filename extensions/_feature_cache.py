@@ -14,8 +14,8 @@ import contextlib
 import hashlib
 import json
 import os
-import sys
 import warnings
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -138,9 +138,9 @@ def cache_path(dataset, model, device, task, encoding):
 def digest_of(module):
     """Return the SHA-256 of all that decides what a module computes in evaluation.
 
-    That is the classes and plain attributes of its parts, the source files of those, and every parameter and buffer.
+    That is the classes and plain attributes of its parts, every parameter and buffer, and this project's source.
     """
-    digest, sources = hashlib.sha256(), set()
+    digest = hashlib.sha256()
     for name, part in module.named_modules():
         plain = {key: value if type(value) in (bool, int, float, str) else getattr(value, "__qualname__", repr(value))
                  for key, value in vars(part).items() if type(value) in (bool, int, float, str) or callable(value)}
@@ -148,14 +148,21 @@ def digest_of(module):
         said = {key: value for key, value in plain.items() if key not in IRRELEVANT}
         digest.update(json.dumps([name, type(part).__name__, [kind.__qualname__ for kind in kinds], said],
                                  sort_keys=True).encode())
-        sources.update(getattr(sys.modules.get(kind.__module__), "__file__", None) for kind in kinds)
-    for source in sorted(source for source in sources if source):
-        digest.update(Path(source).read_bytes())
+    digest.update(source_digest())
     for tensors in (module.named_parameters, module.named_buffers):
         for name, tensor in sorted(tensors(remove_duplicate=False), key=lambda found: found[0]):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+@cache
+def source_digest():
+    """Return the SHA-256 of all modules beside this file and above it, any of which may decide what is computed."""
+    folder, digest = Path(__file__).resolve().parent, hashlib.sha256()
+    for source in (*sorted(folder.parent.glob("*.py")), *sorted(folder.glob("*.py"))):
+        digest.update(source.name.encode() + source.read_bytes())
+    return digest.digest()
 
 
 def load_features(path, shape):

@@ -76,6 +76,9 @@ def adapt_linears(bert, endings, layers, make):
         if layer not in chosen or not isinstance(child, nn.Linear) or not any(
                 f".{ending}." in f".{below}." for ending in endings):
             return False
+        if isinstance(child, AdaptedLinear):
+            raise ValueError(f"layer {layer}'s {below} is a {type(child).__name__} already: leave one of the two out, "
+                             "or give them different targets or layers")
         if type(child) is not nn.Linear:
             raise ValueError(f"another technique has made layer {layer}'s {below} a {type(child).__name__}: name this "
                              "one first, or let the two have different targets")

@@ -72,7 +72,7 @@ class UnpaddedAttention(BertSelfAttention):
     def takes_lengths(self, query):
         """Tell whether torch has its kernel for texts of several lengths here, and it computes this attention."""
         return (query.device.type == "cuda" and query.dtype in (torch.bfloat16, torch.float16) and self.plain
-                and query.shape[-1] % 8 == 0 and not (self.training and self.dropout.p > 0)
+                and query.shape[-1] % 8 == 0 and query.shape[-1] <= 256 and not (self.training and self.dropout.p > 0)
                 and torch.cuda.get_device_capability(query.device) >= (8, 0))
 
 

@@ -76,6 +76,8 @@ def adapters(bert, style="houlsby", size=64, activation="gelu", layers="all"):
     if style == "houlsby":
         replace_modules(bert.bert_layers, lambda name, _: within(name, "attention_dropout", "out_dropout"), make)
         for name, module in bert.named_modules():
+            if hasattr(module, "weight_delta") and name.endswith("layer_norm"):
+                raise ValueError("diff tunes the norms already: leave one of the two out, or choose style=pfeiffer")
             if (within(name.removeprefix("bert_layers."), "attention_layer_norm", "out_layer_norm")
                     or name == "embed_layer_norm" and layers == "all"):
                 module.requires_grad_(True)
@@ -86,3 +88,6 @@ def adapters(bert, style="houlsby", size=64, activation="gelu", layers="all"):
     for norm in norms:
         norm.__class__ = overlaid(type(norm), AdapterNorm)
         norm.adapter = Bottleneck(bert, size, activation)
+
+
+adapters.freezes = True  # what was loaded: its default learning rate is that of a frozen encoder

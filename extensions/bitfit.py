@@ -29,3 +29,6 @@ def bitfit(bert, targets="all"):
     for bias in biases:
         bias.requires_grad_()
     bert.pooler_dense.bias.requires_grad_()
+
+
+bitfit.freezes = True  # what was loaded: its default learning rate is that of a frozen encoder

@@ -65,7 +65,7 @@ class GraphedStep:
         except Exception as error:  # whatever a technique does that no graph can hold; nothing has been computed yet
             self.recorder.restore_random_state(generators)
             self.recorder = None
-            self.recordings.clear()
+            self.forget()
             reason = (str(error).splitlines() or [""])[0]
             print(f"no CUDA graphs from here on, so slower: {type(error).__name__}: {reason}", flush=True)
             return None

@@ -48,4 +48,6 @@ def dora(bert, rank=8, alpha=16.0, dropout=0.0, targets="query+value", layers="a
     put_lora(DoRALinear, bert, rank, alpha, dropout, targets, layers, rslora)
 
 
+dora.freezes = True  # what was loaded: its default learning rate is that of a frozen encoder
+
 __all__ = ["DoRALinear", "dora", "merge", "unmerge"]

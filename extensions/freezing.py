@@ -22,9 +22,13 @@ def freeze_layers(bert, layers="first-3", embeddings=True):
         raise ValueError("layers=none,embeddings=false: this freezes nothing")
     loaded = {id(p) for p in loaded_parameters(bert)}
     prefixes = tuple(f"bert_layers.{i}." for i in chosen)
-    for name, p in bert.named_parameters():
-        if id(p) in loaded and (name.startswith(prefixes) or (embeddings and EMBEDDINGS.match(name))):
-            p.requires_grad_(False)
+    found = [p for name, p in bert.named_parameters() if id(p) in loaded and p.requires_grad and (
+        name.startswith(prefixes) or (embeddings and EMBEDDINGS.match(name)))]
+    if not found:
+        raise ValueError("this freezes nothing that is trained: choose other layers, or leave it out; what adds parts "
+                         "to layers takes layers= itself")
+    for p in found:
+        p.requires_grad_(False)
 
 
 class GradualUnfreezing:
@@ -41,7 +45,9 @@ class GradualUnfreezing:
         nor their moments, nor their step counts move.
         """
         if self.trainable is None:  # other techniques have frozen what they freeze by now
-            self.trainable = [(name, p) for name, p in self.bert.named_parameters() if p.requires_grad]
+            # What several layers share has a name in each, and the highest one's counts: it comes last.
+            self.trainable = [(name, p) for name, p in self.bert.named_parameters(remove_duplicate=False)
+                              if p.requires_grad]
         lowest = len(self.bert.bert_layers) - (epoch + 1) * self.per_epoch  # below 0: the embeddings too
         for name, p in self.trainable:
             layer = re.match(r"bert_layers\.(\d+)\.", name)

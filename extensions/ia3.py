@@ -53,4 +53,6 @@ def ia3(bert, layers="all"):
     adapt_linears(bert, ["out_dense"], layers, ScaledInput)
 
 
+ia3.freezes = True  # what was loaded: its default learning rate is that of a frozen encoder
+
 __all__ = ["ScaledInput", "ScaledOutput", "ia3", "merge", "unmerge"]

@@ -14,7 +14,7 @@ class JointGraphedStep(GraphedStep):
     As in the parent the first batch of a kind is a step as ever; it also tells which parameters such tasks train.
     """
 
-    def __init__(self, step, limit=128, recorder=None):
+    def __init__(self, step, limit=384, recorder=None):
         super().__init__(step, limit, recorder)
         self.buffers = {p: torch.zeros_like(p) for p in step.params}
         self.totals = {task: torch.zeros((), device=step.device) for task in step.losses}
@@ -49,6 +49,13 @@ class JointGraphedStep(GraphedStep):
         update.apply.replay()
         self.step.optimizer.zero_grad(set_to_none=True)
         return {task: loss.clone() for task, loss in losses.items()}  # the next step writes over the totals
+
+    def forget(self):
+        """Drop all graphs: they are recorded anew."""
+        super().forget()
+        self.updates.clear()
+        if self.recorder is None:  # for good
+            self.buffers = {}
 
     def take_buffers(self, tasks):
         """Make the buffers the gradients of what the tasks train."""

@@ -11,3 +11,6 @@ def last_linear(bert):
     1e-3.
     """
     freeze(bert)
+
+
+last_linear.freezes = True  # what was loaded: its default learning rate is that of a frozen encoder

@@ -23,8 +23,10 @@ def layerwise(model, lr, weight_decay=0.01, decay=0.95, head=1.0):
 
     The paper's eta^(k-1) = xi eta^k, with xi = `decay`: of L layers the top one and the pooler have `lr`, layer k
     counted from the bottom has lr decay^(L - k), the embeddings lr decay^L, and the heads `head` times lr. Biases and
-    layer norms are without weight decay.
+    layer norms are without weight decay. Raises UserError for another decay.
     """
+    if not 0 < decay <= 1:
+        raise UserError(f"--param_groups layerwise:decay={decay}: give more than 0 and at most 1")
     L = len(model.bert.bert_layers)
     groups = by_rate(model, lambda name: lr * head if is_head(name) else lr * decay ** (L - height_of(name, L)))
     # Nearest to lr first: the first group's is the learning rate that is logged.

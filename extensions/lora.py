@@ -43,7 +43,7 @@ class LoRALinear(AdaptedLinear):
 
 def put_lora(kind, bert, rank, alpha, dropout, targets, layers, rslora):
     """Freeze the encoder and put a `kind` of LoRALinear into it; ValueError for a wrong option or a part replaced."""
-    words = targets.split("+")
+    words = list(dict.fromkeys(targets.split("+")))
     if not set(words) <= TARGETS.keys():
         raise ValueError(f"targets={targets}: join words of {', '.join(TARGETS)} by +, as in query+value")
     if rank < 1 or alpha <= 0 or not 0 <= dropout < 1:
@@ -64,5 +64,7 @@ def lora(bert, rank=8, alpha=16.0, dropout=0.0, targets="query+value", layers="a
     """
     put_lora(LoRALinear, bert, rank, alpha, dropout, targets, layers, rslora)
 
+
+lora.freezes = True  # what was loaded: its default learning rate is that of a frozen encoder
 
 __all__ = ["LoRALinear", "TARGETS", "lora", "merge", "put_lora", "unmerge"]

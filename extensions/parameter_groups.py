@@ -12,11 +12,14 @@ def is_head(name):
 
 
 def by_rate(model, rate_of):
-    """Return {learning rate: its trainable parameters}; rate_of(name) is a parameter's, its encoder's come first."""
-    groups = {}
+    """Return {learning rate: its trainable parameters}; rate_of(name) is a parameter's, its encoder's come first.
+
+    What several layers share has a name in each: the highest layer's counts.
+    """
+    groups, last = {}, {p: name for name, p in model.named_parameters(remove_duplicate=False)}
     for name, p in sorted(model.named_parameters(), key=lambda named: is_head(named[0])):
         if p.requires_grad:
-            groups.setdefault(rate_of(name), []).append(p)
+            groups.setdefault(rate_of(last[p]), []).append(p)
     return groups
 
 

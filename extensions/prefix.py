@@ -80,3 +80,6 @@ def prefix(bert, length=20, reparameterize=False, hidden=512):
         attention.__class__ = underlaid(type(attention), PrefixedSelfAttention)  # what acts on tokens comes before
         attention.prefix = (ReparameterizedPrefix(*shared, width) if reparameterize
                             else Prefix(length, width, bert.config.initializer_range))
+
+
+prefix.freezes = True  # what was loaded: its default learning rate is that of a frozen encoder

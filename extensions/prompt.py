@@ -68,3 +68,6 @@ def prompt(bert, length=20, encoder="none"):
     generator = torch.Generator().manual_seed(SEED)
     words = torch.randint(len(vocabulary), (length,), generator=generator).to(vocabulary.device)
     overlay(bert, PromptedBert, prompt=Prompt(vocabulary.detach()[words].clone(), encoder), prepended=length)
+
+
+prompt.freezes = True  # what was loaded: its default learning rate is that of a frozen encoder

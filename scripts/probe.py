@@ -99,7 +99,8 @@ def encode(bert, dataset, task, device, watch=True):
         with hidden_states_of(bert) as states, head_entropies(bert) if watch else nullcontext([]) as found:
             bert(*inputs, **options)
         means.append(torch.stack([mean_of(state, inputs[1]) for state in states]).cpu())  # (L + 1, B, C)
-        layers = [sum_over_tokens(values, inputs[1]).cpu() for values in found]
+        texts = [values[..., getattr(bert, "prepended", 0):] for values in found]  # without a prompt's entropies
+        layers = [sum_over_tokens(values, inputs[1]).cpu() for values in texts]
         sums = [a + b for a, b in zip(sums or [0] * len(layers), layers, strict=True)]
         tokens += int(batch["attention_mask"].sum())
     return torch.cat(means, dim=1), [(each / tokens).tolist() for each in sums], torch.cat(labels)
@@ -148,9 +149,10 @@ def dev_score(model, loaders, device):
 def prune(model, data, losses, device):
     """Return (importance (L, H), a list of {share, heads, score, task: metric}): heads pruned in its order."""
     model.to(device)
-    importance = sum(
-        head_importance(model, ({**to_device(batch, device), "task": task} for batch in loader), losses[task])
-        for task, loader in loaders_of(model, data, 0).items())
+    importance = 0
+    for task, loader in loaders_of(model, data, 0).items():
+        batches = ({**to_device(batch, device), "task": task, "encoded": []} for batch in loader)
+        importance = importance + head_importance(model, batches, losses[task])
     order, loaders, results = pruning_order(importance), loaders_of(model, data, 1), []
     for share in SHARES:
         gates = kept_heads(order, share, *importance.shape).to(device)

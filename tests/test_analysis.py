@@ -138,7 +138,7 @@ def test_importance_is_the_size_of_finite_differences_of_the_gate(task, pair_enc
 def test_gates_close_heads_and_leave_nothing_behind(bert_dir):
     model = tiny_model(bert_dir).eval()
     batch = a_batch("sst", bert_dir)
-    before, attention = model.logits(dict(batch)), attentions_of(model.bert)[0]
+    before, attention = model.logits(dict(batch)), attentions_of(model.bert)[0][0]
     with gated_heads(model.bert, lambda index, output: torch.ones(2)):
         assert model.logits(dict(batch)).equal(before)
     with gated_heads(model.bert, lambda index, output: torch.tensor([1.0, 0.0])):

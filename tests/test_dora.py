@@ -116,7 +116,7 @@ def test_beside_other_techniques(one_layer):
                                 ((extra_attention, dora), {}), ((dora, partial(lora, targets="key")), {})):
         bert = small_bert(one_layer, *techniques)
         torch.testing.assert_close(bert(IDS, MASK, **options)["last_hidden_state"], output, rtol=0, atol=1e-6)
-    with pytest.raises(ValueError, match="query a LoRALinear: name this one first"):
+    with pytest.raises(ValueError, match="query is a LoRALinear already: leave one of the two out"):
         small_bert(one_layer, lora, dora)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,9 +11,11 @@ import torch.nn as nn
 import classifier
 import extensions
 import multitask_classifier
+from arguments import note_idle_adaptation
 from bert import BertModel
 from checkpoint import frozen_names, load_checkpoint, load_encoder, load_weights, read_config, weights_of
 from extensions._encoder import attach, chosen_layers, freeze, loaded_parameters, replace_modules, techniques_of
+from extensions._linears import merge, unmerge
 from files import UserError
 from tests.fixtures_tiny import write_course_files
 from tests.regularizer_cases import tiny_model
@@ -149,3 +152,71 @@ def test_what_is_left_to_replace(bert_dir):
     config = read_config({"pretrained": bert_dir, "adapt": ["mixout:p=2"]})
     with pytest.raises(UserError, match="mixout:p=2"):
         load_encoder(config)
+
+
+def trained(folder, bert_dir, *more):
+    """Train, predict, and return the checkpoint."""
+    args = multitask_classifier.get_args(flags(folder, bert_dir, *more))
+    multitask_classifier.train_multitask(args)
+    if args.per_task_epochs:
+        multitask_classifier.fine_tune_each(args)
+    multitask_classifier.test_multitask(args)
+    return load_checkpoint(args.filepath)
+
+
+@pytest.mark.parametrize("more", [
+    ("--option", "pretrain"), ("--adapt", "freeze:layers=first-1"), ("--adapt", "scaled")])
+def test_frozen_weights_that_are_not_the_pretrained_ones_are_saved(more, with_scaled, bert_dir, tmp_path):
+    """What --init has brought is in no other file of the run."""
+    write_course_files(tmp_path / "data", rows=20)
+    first = trained(tmp_path, bert_dir, *(("--adapt", "scaled:start=2.0") if "scaled" in more else ()))
+    (tmp_path / "run").rename(tmp_path / "first")
+    saved = trained(tmp_path, bert_dir, *more, "--init", str(tmp_path / "first" / "best.pt"), "--save", "trained")
+    name = "bert.bert_layers.0.interm_dense.weight"
+    assert (name in saved["model"]) == ("scaled" not in more)  # there all but the scales were frozen from the start
+    if name in saved["model"]:
+        assert saved["model"][name].equal(first["model"][name])
+    os.remove(tmp_path / "first" / "best.pt")  # going on takes the run's own files alone
+    again = multitask_classifier.get_args(flags(tmp_path, bert_dir, "--resume", "--epochs", "2"))
+    multitask_classifier.train_multitask(again)
+
+
+def test_copies_for_each_task_of_what_was_frozen_for_a_while(bert_dir, tmp_path):
+    write_course_files(tmp_path / "data", rows=20)
+    saved = trained(tmp_path, bert_dir, "--adapt", "gradual-unfreezing", "--per_task_epochs", "1", "--save", "trained")
+    record = json.loads((tmp_path / "run" / "best.json").read_text())
+    assert record["trained"] == record["parameters"] and saved["model"]  # whatever was frozen when it was saved
+
+
+def test_what_is_merged_is_no_checkpoint(bert_dir):
+    model = tiny_model(bert_dir, adapt=["lora"])
+    merge(model)
+    with pytest.raises(UserError, match="merged into its weights: unmerge"):
+        weights_of(model, model.config)
+    unmerge(model)
+    assert weights_of(model, model.config, leave_out=True)["base"]
+
+
+def test_init_of_another_model_names_what_differs(bert_dir, tmp_path):
+    write_course_files(tmp_path / "data", rows=20)
+    trained(tmp_path, bert_dir)
+    args = multitask_classifier.get_args(flags(
+        tmp_path, bert_dir, "--init", str(tmp_path / "run" / "best.pt"), "--adapt", "lora"))
+    with pytest.raises(UserError, match=r"best.pt is of another model \(--adapt \[\] there, \['lora'\] here\): give"):
+        multitask_classifier.build_model(args)
+
+
+@pytest.mark.parametrize("script, option, adapt, lr", [
+    (multitask_classifier, "finetune", None, 7e-6), (multitask_classifier, "finetune", "lora:rank=2", 1e-3),
+    (multitask_classifier, "finetune", "mixout", 7e-6), (classifier, "finetune", "bitfit", 1e-3),
+    (classifier, "pretrain", None, 1e-3), (classifier, "finetune", None, 1e-5)])
+def test_the_default_learning_rate_is_that_of_what_is_trained(script, option, adapt, lr):
+    assert script.get_args(["--option", option, *(["--adapt", adapt] if adapt else [])]).lr == lr
+
+
+def test_an_adaptation_without_anything_to_train_is_noted(bert_dir, capsys):
+    for adapt, option, said in ((["mixout"], "pretrain", True), (["mixout"], "finetune", False),
+                                ([], "pretrain", False), (["lora"], "pretrain", False)):
+        model = tiny_model(bert_dir, option=option, adapt=adapt)
+        note_idle_adaptation(SimpleNamespace(adapt=adapt, option=option), model)
+        assert ("has nothing to train" in capsys.readouterr().out) == said
