@@ -124,7 +124,8 @@ def test_the_name_tells_apart_all_that_features_depend_on(bert_dir, folder, monk
     with torch.autocast("cpu", torch.bfloat16):
         others.append(name())
     model, data = a_model(bert_dir), data_of("para", bert_dir)
-    for module, attribute, value in ((feature_cache, "FEATURE_CACHE_FORMAT", 2), (torch, "__version__", "9.0")):
+    for module, attribute, value in ((feature_cache, "FEATURE_CACHE_FORMAT", 2), (torch, "__version__", "9.0"),
+                                     (feature_cache, "source_digest", lambda: b"another")):
         with monkeypatch.context() as patch:
             patch.setattr(module, attribute, value)
             others.append(cache_path(data, model, CPU, "para", "cross"))

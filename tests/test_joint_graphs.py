@@ -123,6 +123,17 @@ def test_a_failed_capture_falls_back_as_if_nothing_had_happened(monkeypatch, cap
     assert graphs.recorder is None and capsys.readouterr().out.count("no CUDA graphs from here on") == 1
 
 
+def test_forgetting_records_anew(monkeypatch):
+    plain, graphs = joint_step(monkeypatch), joint_step(monkeypatch, graphs=True)
+    expected, losses = train(plain, plan_of(12)), train(graphs, plan_of(12))
+    plain.max_grad_norm = graphs.step.max_grad_norm = 1e-3  # a number in the graph of the update
+    graphs.forget()
+    assert not graphs.recordings and not graphs.updates
+    expected, losses = expected + train(plain, plan_of(12)), losses + train(graphs, plan_of(12))
+    assert losses == [pytest.approx(loss, rel=1e-5, abs=1e-6) for loss in expected]
+    assert_same_state(plain, graphs.step)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision, tolerance", [("fp32", 1e-4), ("bf16", 2e-2)])
 def test_on_a_gpu_equals_the_plain_step_over_60_steps(precision, tolerance):
