@@ -145,19 +145,27 @@ def load_tokens(path, rows, vocab_size):
 
 
 def save_tokens(path, tokens):
-    """Write Sequences to the cache and drop what has not been used for longest; a warning where that cannot be."""
-    metadata = {"key": path.stem, "sha256": token_digest(tokens.ids, tokens.offsets)}
+    """Write Sequences to the cache; a warning where that cannot be."""
+    save_cached("tokens", path, TOKEN_CACHE_BYTES, ids=tokens.ids, offsets=tokens.offsets)
+
+
+def save_cached(what, path, limit, **arrays):
+    """Write arrays to a file of a cache, and drop what there has not been used for longest beyond `limit` bytes.
+
+    Where that cannot be, a warning says that `what` is not kept.
+    """
+    metadata = {"key": path.stem, "sha256": token_digest(*arrays.values())}
     try:
         with atomic_write(path, "wb") as file:
-            file.write(save({"ids": tokens.ids, "offsets": tokens.offsets}, metadata))
+            file.write(save(arrays, metadata))
         size = 0
         for stat, entry in sorted(((entry.stat(), entry) for entry in path.parent.glob("*.safetensors")),
                                   key=lambda found: -found[0].st_mtime_ns):
             size += stat.st_size
-            if size > TOKEN_CACHE_BYTES:
+            if size > limit:
                 entry.unlink(missing_ok=True)
     except OSError as error:
-        warnings.warn(f"tokens are not kept for the next run: {error.strerror}", stacklevel=2)
+        warnings.warn(f"{what} are not kept for the next run: {error.strerror}", stacklevel=3)
 
 
 def tokenize(texts, tokenizer):

@@ -14,23 +14,20 @@ import contextlib
 import hashlib
 import json
 import os
-import warnings
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 from torch.utils.data import Dataset
 
 import distributed
-from batching import bucket_loader, token_digest
+from batching import bucket_loader, save_cached, token_digest
 from downloads import default_cache_dir
 from engine import penalties_of
 from evaluation import collect
 from extensions import TASK_LOSSES, from_spec
-from files import atomic_write
 
 # Fewer tokens are encoded sooner than the weights are read; the folder keeps so many bytes, the last used.
 FEATURE_CACHE_TOKENS, FEATURE_CACHE_BYTES, FEATURE_CACHE_FORMAT = 10_000, 5 * 10**9, 1
@@ -185,18 +182,6 @@ def load_features(path, shape):
 
 
 def save_features(path, features):
-    """Write features to the cache and drop what has not been used for longest; a warning where that cannot be."""
-    if not np.isfinite(features).all():
-        return
-    metadata = {"key": path.stem, "sha256": token_digest(features)}
-    try:
-        with atomic_write(path, "wb") as file:
-            file.write(save({"features": np.ascontiguousarray(features)}, metadata))
-        size = 0
-        for stat, entry in sorted(((entry.stat(), entry) for entry in path.parent.glob("*.safetensors")),
-                                  key=lambda found: -found[0].st_mtime_ns):
-            size += stat.st_size
-            if size > FEATURE_CACHE_BYTES:
-                entry.unlink(missing_ok=True)
-    except OSError as error:
-        warnings.warn(f"features are not kept for the next run: {error.strerror}", stacklevel=2)
+    """Write finite features to the cache; a warning where that cannot be."""
+    if np.isfinite(features).all():
+        save_cached("features", path, FEATURE_CACHE_BYTES, features=np.ascontiguousarray(features))

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save as safetensors_save
 
 import classifier
 import extensions._feature_cache as feature_cache
@@ -158,7 +159,7 @@ def test_a_file_that_is_not_right_is_computed_anew(damage, bert_dir, folder, pas
         features = expected.numpy().copy()
         features[1, 1] = np.nan
         metadata = {"key": path.stem, "sha256": feature_cache.token_digest(features)}
-        path.write_bytes(feature_cache.save({"features": features}, metadata))
+        path.write_bytes(safetensors_save({"features": features}, metadata))
     elif damage == "a folder":
         path.unlink()
         path.mkdir()
