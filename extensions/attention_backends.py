@@ -78,6 +78,8 @@ def use_attention_backend(model, name, device, dtype=torch.float32):
     def there(kernel, masked=True, dropout=dropout):
         return all(admits(kernel, device, dtype, masked, dropout, size) for size in sizes)
 
+    if name == "auto" and torch.device(device).type not in ("cpu", "cuda"):  # elsewhere there is nothing to choose
+        return "attention as torch has it"
     if name == "auto":
         return f"attention by {' or '.join(filter(there, KERNELS))}, as torch chooses"
     if not there(name):
