@@ -17,6 +17,7 @@ from datasets import TRUNCATIONS, load_tokenizer
 from downloads import default_cache_dir
 from evaluation import records
 from extensions import ADAPT, ENCODER_FLAGS, PARAMETER_GROUPS, PENALTIES, from_spec
+from extensions._encoder import is_frozen
 from extensions.attention_backends import BACKENDS
 from files import Parser, UserError, is_device, unwritable
 
@@ -219,7 +220,7 @@ def note_length(args, model):
 
 def note_idle_adaptation(args, model):
     """Say so when --adapt changes an encoder in which nothing is trained."""
-    if args.option == "pretrain" and args.adapt and not any(p.requires_grad for p in model.bert.parameters()):
+    if args.option == "pretrain" and args.adapt and is_frozen(model.bert):
         print(f"note: --option pretrain freezes the encoder, and --adapt {' '.join(args.adapt)} has nothing to train "
               "in it; --option finetune trains it")
 

@@ -45,6 +45,7 @@ from evaluation import (
     write_predictions,
 )
 from extensions import ENCODER_FLAGS, SCHEDULES, TASK_LOSSES
+from extensions._encoder import is_frozen
 from extensions._feature_cache import FrozenFeatures, are_fixed
 from files import UserError, run_script
 from reading import SENTIMENT, read_rows, read_sound, require_files, warn_of_cfimdb
@@ -79,8 +80,7 @@ class BertSentimentClassifier(nn.Module):
     def train(self, mode=True):
         """Switch to training mode, all but a frozen encoder in which nothing has been made trainable."""
         super().train(mode)
-        frozen = self.config.option == "pretrain" and not any(p.requires_grad for p in self.bert.parameters())
-        self.bert.train(mode and not frozen)
+        self.bert.train(mode and not (self.config.option == "pretrain" and is_frozen(self.bert)))
         return self
 
     def features(self, input_ids, attention_mask):

@@ -252,8 +252,8 @@ def make_step(model, losses, optimizer, device, args, joint=False):
     if args.compile in ("auto", "graphs", "inductor") and device.type == "cuda":
         if gradient.per_task:
             how += f", no CUDA graphs: {args.gradient} keeps the tasks' gradients apart"
-        elif args.attention_backend == "unpadded":
-            how += ", no CUDA graphs: the number of real tokens differs from batch to batch"
+        elif getattr(model.bert, "waits", False):
+            how += ", no CUDA graphs: the encoder waits for the device"
         elif techniques_of(model, "start_epoch"):
             how += ", no CUDA graphs: what is trained changes between epochs"
         else:

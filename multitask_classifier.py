@@ -55,6 +55,7 @@ from extensions._choices import (  # noqa: F401
     resolve_techniques,
     total_loss,
 )
+from extensions._encoder import is_frozen
 from extensions._feature_cache import are_fixed, frozen_loader, of_batch
 from extensions.dropout_sites import set_dropout
 from extensions.heads import CosineHead, Relational
@@ -136,8 +137,7 @@ class MultitaskBERT(nn.Module):
     def train(self, mode=True):
         """Switch to training mode, all but a frozen encoder in which nothing has been made trainable."""
         super().train(mode)
-        frozen = self.config.option == "pretrain" and not any(p.requires_grad for p in self.bert.parameters())
-        self.bert.train(mode and not frozen)
+        self.bert.train(mode and not (self.config.option == "pretrain" and is_frozen(self.bert)))
         return self
 
     def forward(self, input_ids, attention_mask, token_type_ids=None, task="sst"):
@@ -216,7 +216,7 @@ def build_model(args):
     config = SimpleNamespace(num_labels=N_SENTIMENT_CLASSES, data_dir=".",
                              **{name: getattr(args, name) for name in ARCHITECTURE})
     model = MultitaskBERT(config)
-    if not any(p.requires_grad for p in model.bert.parameters()):
+    if is_frozen(model.bert):
         require_heads(args)
     config.hidden_size = model.bert.config.hidden_size
     set_dropout(model, args.dropout)

@@ -27,6 +27,11 @@ def freeze(bert):
     return bert
 
 
+def is_frozen(module):
+    """Tell whether nothing of a module is trained."""
+    return not any(p.requires_grad for p in module.parameters())
+
+
 def attach(bert, technique):
     """Let an object take part in the training of `bert`, by those of these methods that it has.
 

@@ -28,6 +28,7 @@ from downloads import default_cache_dir
 from engine import penalties_of
 from evaluation import collect
 from extensions import TASK_LOSSES, from_spec
+from extensions._encoder import is_frozen
 
 # Fewer tokens are encoded sooner than the weights are read; the folder keeps so many bytes, the last used.
 FEATURE_CACHE_TOKENS, FEATURE_CACHE_BYTES, FEATURE_CACHE_FORMAT = 10_000, 5 * 10**9, 1
@@ -47,7 +48,7 @@ def are_fixed(model, args):
     techniques = [getattr(technique, "func", technique) for technique in (*losses, *penalties_of(args.penalty))]
     return (model.config.option == "pretrain"
             and not any(getattr(technique, "reads_texts", False) for technique in techniques)
-            and not any(p.requires_grad for part in below for p in part.parameters()))
+            and all(is_frozen(part) for part in below))
 
 
 def of_batch(batch):

@@ -90,6 +90,8 @@ class PaddedAround(nn.Module):
 class UnpaddedModel(BertModel):
     """`BertModel` whose layers run over real tokens; what it returns is 0 at padding."""
 
+    waits = True  # for the device, in every pass, which no CUDA graph can hold
+
     def encode(self, hidden_states, attention_mask, **options):
         """Run the layers over hidden_states (B, T, C); attention_mask (B, T) is 1 for tokens, 0 for padding.
 

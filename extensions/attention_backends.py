@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bert import BertSelfAttention
+from extensions._encoder import is_frozen
 from extensions._overlay import overlaid
 from extensions._unpadded import unpad
 from files import UserError, lacks_memory
@@ -71,8 +72,8 @@ def use_attention_backend(model, name, device, dtype=torch.float32):
             raise UserError(f"--attention_backend unpadded: {error}") from error
         return f"real tokens alone in {inside} of {layers} layers"
     attentions = [module for module in model.bert.modules() if isinstance(module, BertSelfAttention)]
-    trained = any(p.requires_grad for p in model.bert.parameters())  # a frozen encoder may run without its dropout
-    dropout = max((module.dropout.p for module in attentions), default=0.0) if trained else 0.0
+    # A frozen encoder may run without its dropout.
+    dropout = 0.0 if is_frozen(model.bert) else max((module.dropout.p for module in attentions), default=0.0)
     sizes = {module.attention_head_size for module in attentions}
 
     def there(kernel, masked=True, dropout=dropout):

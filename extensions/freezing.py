@@ -5,7 +5,7 @@ Gradual unfreezing is ULMFiT's (Howard and Ruder 2018, https://arxiv.org/abs/180
 
 import re
 
-from extensions._encoder import attach, chosen_layers, loaded_parameters
+from extensions._encoder import attach, chosen_layers, is_frozen, loaded_parameters
 
 EMBEDDINGS = re.compile(r"\w*embedding\.|embed_layer_norm\.")
 
@@ -65,6 +65,6 @@ def gradual_unfreezing(bert, per_epoch=1):
     """
     if per_epoch < 1:
         raise ValueError(f"per_epoch={per_epoch}: at least one layer an epoch")
-    if not any(p.requires_grad for p in bert.parameters()):
+    if is_frozen(bert):
         raise ValueError("there is nothing to unfreeze, the encoder is not trained: choose --option finetune")
     attach(bert, GradualUnfreezing(bert, per_epoch))
