@@ -198,6 +198,7 @@ def add_arguments(parser, learning_rates):
     add("--save", choices=("all", "trained"), default="all",
         help="trained: checkpoints leave out the pretrained weights that stay as they are; those are loaded anew")
     add("--save_every", type=number(int, 1), metavar="STEPS", help="write last.pt every so many steps too")
+    add("--skip_predictions", action="store_true", help="train alone: read no test file, write no prediction files")
     add("--log_every", type=number(int, 1), default=50, metavar="STEPS", help="steps to a line of metrics.jsonl")
     add("--filepath", type=path_name, metavar="PATH",
         help="where the best checkpoint goes; alone, it is the one file kept of the run")

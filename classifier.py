@@ -136,10 +136,15 @@ def require_labels(args, train_rows, dev_rows):
                         f"{', '.join(map(str, sorted(stray)))} stands there or in {args.dev}{hint}")
 
 
+def files_of(args):
+    """Return the files that a run reads."""
+    return (args.train, args.dev) if args.skip_predictions else (args.train, args.dev, args.test)
+
+
 def require_data(args):
     """Read all the files of a run before any work, and raise UserError when one of them will not do."""
-    train_rows, dev_rows, _ = (read_sound(path, SENTIMENT, path != args.test, args.skip_bad_rows)[0]
-                               for path in (args.train, args.dev, args.test))
+    train_rows, dev_rows, *_ = (read_sound(path, SENTIMENT, path != args.test, args.skip_bad_rows)[0]
+                                for path in files_of(args))
     require_labels(args, train_rows, dev_rows)
     if args.data_set == "sst":
         warn_of_cfimdb(args.train, train_rows)
@@ -262,7 +267,7 @@ def data_sets(args):
 
 
 def main():
-    """Train and predict on each data set asked for, and print the dev accuracies."""
+    """Train on each data set asked for and predict, unless --skip_predictions; print the dev accuracies."""
     parser = get_parser()
     args = with_defaults(parser.parse_args(), parser)
     args.given = parser.given(sys.argv[1:])
@@ -272,9 +277,9 @@ def main():
     note_weights(args)
     names, apart = data_sets(args)
     runs = {name: get_args(name=name, apart=apart) for name in names}
-    require_files(path for run in runs.values() for path in (run.train, run.dev, run.test))
+    require_files(path for run in runs.values() for path in files_of(run))
     for run in runs.values():
-        require_outputs(run, (run.train, run.dev, run.test), (run.dev_out, run.test_out))
+        require_outputs(run, files_of(run), () if run.skip_predictions else (run.dev_out, run.test_out))
     if args.use_gpu:
         get_device(True)  # raises without one
     for run in runs.values():
@@ -282,8 +287,9 @@ def main():
     accuracies = {}
     for name, run in runs.items():
         print(f"{name}: {run.option}")
-        train(run)
-        accuracies[name] = test(run)
+        accuracies[name] = train(run)
+        if not run.skip_predictions:
+            accuracies[name] = test(run)
     for name, accuracy in accuracies.items():
         print(f"{runs[name].option} {name}: dev accuracy {accuracy:.3f}")
     distributed.stop()

@@ -444,23 +444,26 @@ def contradictions(args):
 
 
 def main():
-    """Train, then predict with the best checkpoint."""
+    """Train, then predict with the best checkpoint, unless --skip_predictions."""
     args = get_args()
     distributed.start(args.use_gpu)
     note_weights(args)
-    inputs = [getattr(args, f"{task}_{split}") for task in args.tasks for split in ("train", "dev", "test")]
+    predicted = [] if args.skip_predictions else args.tasks
+    tests = [getattr(args, f"{task}_test") for task in predicted]
+    inputs = [getattr(args, f"{task}_{split}") for task in args.tasks for split in ("train", "dev")] + tests
     require_files(inputs)
-    require_outputs(args, inputs, [getattr(args, f"{task}_{split}_out") for task in args.tasks
+    require_outputs(args, inputs, [getattr(args, f"{task}_{split}_out") for task in predicted
                                    for split in ("dev", "test")])
     if args.use_gpu:
         get_device(True)  # raises without one
     for task, form in zip(TASKS, FORMATS, strict=True):  # training reads the other files before its first step
-        if task in args.tasks:
+        if task in predicted:
             read_sound(getattr(args, f"{task}_test"), form, labelled=False, skip_bad_rows=args.skip_bad_rows)
     train_multitask(args)
     if args.per_task_epochs:
         fine_tune_each(args)
-    test_multitask(args)
+    if predicted:
+        test_multitask(args)
     distributed.stop()
 
 

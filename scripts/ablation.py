@@ -5,8 +5,9 @@
 
 A line of the file is `NAME | flags`; the first is the base, whose flags every other row has too. `--share P` screens
 on P percent of the training rows, of the paraphrase dev rows, which are most of the dev rows, and of the test rows,
-which nobody scores. What comes after `--` goes to every run. A run that is in OUT/results.jsonl is not repeated, so
-that the table may be made in several sittings.
+which nobody scores. What comes after `--` goes to every run. A run that is in OUT/results.jsonl is not repeated, and
+one that was interrupted goes on, so that the table may be made in several sittings; --save_every N among the flags
+keeps what a power cut would lose.
 
 OUT/table.md is the table: mean ± sd over the seeds of the best dev scores, the minutes a run took, and what it costs:
 the parameters that are trained, the examples it takes a second in training (of the median log point) and the most
@@ -26,9 +27,11 @@ from pathlib import Path
 import numpy as np
 
 from arguments import number
+from checkpoint import Run, plain
 from evaluation import overall_score
 from extensions._tasks import TASKS
 from files import Parser, UserError, atomic_write, run_script
+from multitask_classifier import get_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLED = ("ids-sst-train.csv", "quora-train.csv", "sts-train.csv", "quora-dev.csv",
@@ -69,13 +72,19 @@ def command_of(flags):
 
 
 def run(name, flags, seed, folder, data_dir):
-    """Train once; return the row of results.jsonl. Raises UserError with the end of the log of a run that failed."""
+    """Train once, or go on with what was interrupted; return the row of results.jsonl.
+
+    Nobody knows the whole time of a run that was interrupted: its "seconds" are None. Raises UserError with the end of
+    the log of a run that failed.
+    """
+    shown = command_of(flags)
     run_dir = folder / f"{name.replace(' ', '-').replace('/', '-')}-{seed}"
-    command = [sys.executable, "multitask_classifier.py", *flags, "--seed", str(seed), "--data_dir", str(data_dir),
-               "--run_dir", str(run_dir), "--predictions_dir", str(run_dir / "predictions")]
+    flags = [*flags, "--seed", str(seed), "--data_dir", str(data_dir), "--run_dir", str(run_dir), "--skip_predictions"]
+    resumed = interrupted(run_dir, flags)
+    command = [sys.executable, "multitask_classifier.py", *flags, *(["--resume"] if resumed else [])]
     start = time.monotonic()
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    seconds = time.monotonic() - start
+    seconds = None if resumed else round(time.monotonic() - start)
     if ended.returncode:
         raise UserError(f"{name}, seed {seed}: {shlex.join(command[1:])}\n{ended.stdout[-500:]}{ended.stderr[-2000:]}")
     best = best_scoring(run_dir)
@@ -91,7 +100,14 @@ def run(name, flags, seed, folder, data_dir):
     return {"name": name, "seed": seed, "overall": best["score"], **best["dev"], "epoch": best["epoch"],
             "trained": record["trained"], "peak_bytes": record["peak_bytes"], "checkpoint_bytes": size,
             "examples_per_second": statistics.median(rates) if rates else None, "commit": record["commit"],
-            "seconds": round(seconds), "command": command_of(flags)}
+            "seconds": seconds, "command": shown}
+
+
+def interrupted(run_dir, flags):
+    """Tell whether the folder holds a run of these flags that was interrupted."""
+    last = Run(run_dir)
+    before = {name: value for name, value in last.stored_arguments()["given"].items() if name != "resume"}
+    return os.path.exists(last.last) and not last.finished() and before == plain(get_parser().given(flags))
 
 
 def lines_of(run_dir, kind):
@@ -118,9 +134,9 @@ def table(rows, results):
             values = [result[metric] for result in runs]
             sd = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
             cells.append(f"{statistics.mean(values):.3f}{sd}")
-        minutes = statistics.mean(result["seconds"] for result in runs) / 60
+        seconds = [result["seconds"] for result in runs if result["seconds"] is not None]
         seeds = ", ".join(str(result["seed"]) for result in sorted(runs, key=lambda result: result["seed"]))
-        cells += [seeds, f"{minutes:.1f}"]
+        cells += [seeds, f"{statistics.mean(seconds) / 60:.1f}" if seconds else ""]
         for cost, scale, form in COSTS:
             values = [result[cost] / scale for result in runs if result.get(cost)]
             cells.append(format(statistics.median(values), form) if values else "")

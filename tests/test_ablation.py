@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from checkpoint import plain
 from files import UserError
+from multitask_classifier import get_parser
 from scripts import ablation
 from tests.fixtures_tiny import write_course_files
 
@@ -60,6 +62,32 @@ def test_what_runs_and_the_table(runs, tmp_path, capsys):
     assert len(runs) == 6 + 6
     result = json.loads((out / "results.jsonl").read_text().splitlines()[0])
     assert (result["checkpoint_bytes"], result["commit"], result["name"], result["share"]) == (5, "abc", "base", 100)
+
+
+def test_an_interrupted_run_goes_on_and_another_does_not(runs, tmp_path):
+    (tmp_path / "rows.txt").write_text("base | --loss sts=mse sts=pearson --dropout head=0.2\n")
+    run_dir = tmp_path / "out" / "base-1"
+    flags = [str(tmp_path / "rows.txt"), "--data_dir", str(tmp_path), "--out", str(tmp_path / "out"), "--seeds", "1"]
+
+    def leave(run_dir, *said):
+        """Leave what a run with these flags has left that a signal has stopped."""
+        given = plain(get_parser().given([*ablation.read_rows_of(flags[0])[0][1], *said, "--seed", "1", "--data_dir",
+                                          str(tmp_path), "--run_dir", str(run_dir), "--skip_predictions"]))
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / "args.json").write_text(json.dumps({"args": {"given": {**given, "resume": True}}}))
+        (run_dir / "last.pt").write_text("")
+        (run_dir / "last.json").write_text(json.dumps({"finished": False}))
+
+    leave(run_dir, "--lr", "1e-4")
+    ablation.main(flags)
+    assert "--resume" not in runs.pop()  # that was with another learning rate
+    (tmp_path / "out" / "results.jsonl").unlink()
+    leave(run_dir)
+    ablation.main(flags)
+    assert runs.pop()[-1] == "--resume"
+    result = json.loads((tmp_path / "out" / "results.jsonl").read_text())
+    assert result["seconds"] is None and "--resume" not in result["command"]
+    assert "| 1 |  | 12,345 |" in (tmp_path / "out" / "table.md").read_text()
 
 
 def test_a_share_of_the_rows(tmp_path):

@@ -67,6 +67,13 @@ def test_one_data_set_with_names_of_ones_own(run):
     assert files("mine/*.pt") == ["mine/best.pt"] and not files("runs/*") and not files("predictions/*")
 
 
+def test_without_predictions_no_test_file_is_read(run):
+    for path in Path("data").glob("*test*"):
+        path.unlink()
+    said = run("--dataset", "sst", "--skip_predictions", "--max_steps", "1")
+    assert "pretrain sst: dev accuracy " in said and not files("predictions/*") and files("runs/*/best.pt")
+
+
 def test_two_data_sets_need_two_checkpoints(run, capsys):
     with pytest.raises(SystemExit) as stop:
         run("--filepath", "one.pt")

@@ -75,6 +75,13 @@ def test_the_checkpoint_holds_all_that_prediction_needs(flags, run, course_folde
     assert json.loads(Path("model.json").read_text())["args"]["pooling"] == args.pooling
 
 
+def test_without_predictions_no_test_file_is_read(run):
+    for path in Path("data").glob("*test*"):
+        path.unlink()
+    assert "dev score\n" not in run("--skip_predictions", "--filepath", "best.pt")
+    assert not written() and Path("best.pt").exists()
+
+
 def test_train_rows_and_truncation_reach_the_batches(course_folder):
     loaders = training_loaders(args_of("--train_rows", "3"))
     assert {task: len(loader.dataset) for task, loader in loaders.items()} == {"sst": 3, "para": 3, "sts": 3}
