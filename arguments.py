@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 import distributed
-from checkpoint import FINE_TUNE_MODES, Run, beside_checkpoint, plain
+from checkpoint import FINE_TUNE_MODES
 from datasets import TRUNCATIONS, load_tokenizer
 from downloads import default_cache_dir
 from evaluation import records
@@ -20,6 +20,7 @@ from extensions import ADAPT, ENCODER_FLAGS, PARAMETER_GROUPS, PENALTIES, from_s
 from extensions._encoder import is_frozen
 from extensions.attention_backends import BACKENDS
 from files import Parser, UserError, is_device, unwritable
+from run_folder import Run, beside_checkpoint, plain
 
 PRECISIONS = ("auto", "fp32", "bf16")
 COMPILERS = ("auto", "none", "graphs", "inductor")

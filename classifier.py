@@ -24,7 +24,6 @@ from arguments import (
 )
 from batching import MAX_TOKENS_TRAIN, bucket_loader
 from checkpoint import (
-    Run,
     load_checkpoint,
     load_encoder,
     load_weights,
@@ -49,6 +48,7 @@ from extensions._encoder import is_frozen
 from extensions._feature_cache import FrozenFeatures, are_fixed
 from files import UserError, run_script
 from reading import SENTIMENT, read_rows, read_sound, require_files, warn_of_cfimdb
+from run_folder import Run
 from utils import get_device, seed_everything
 
 SentimentDataset = SentenceClassificationDataset

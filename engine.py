@@ -15,7 +15,7 @@ import time
 import torch
 
 import distributed
-from checkpoint import Run, load_checkpoint, load_weights, restore_random_states, restoring
+from checkpoint import load_checkpoint, load_weights, restore_random_states, restoring
 from extensions import GRADIENTS, PARAMETER_GROUPS, PENALTIES, TASK_WEIGHTS, from_spec, made
 from extensions._cpu import fit_threads, keep_freed_memory
 from extensions._divergence import logits_of
@@ -33,6 +33,7 @@ from extensions.joint_graphs import JointGraphedStep
 from extensions.packed_attention import pack_attention
 from files import Interrupted, UserError, atomic_write
 from optimizer import AdamW
+from run_folder import Run
 
 # Training rows of a task that a scoring scores beside dev: the gap between them shows overfitting.
 SEEN_ROWS = 500

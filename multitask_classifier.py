@@ -32,7 +32,6 @@ from arguments import (
 )
 from batching import MAX_TOKENS_TRAIN, bucket_loader
 from checkpoint import (
-    Run,
     load_checkpoint,
     load_encoder,
     load_weights,
@@ -63,6 +62,7 @@ from extensions.pairs import encode_apart, pack_pairs
 from extensions.pooling import hidden_states_of
 from files import UserError, run_script
 from reading import FORMATS, read_sound, require_files
+from run_folder import Run
 from utils import get_device, seed_everything
 
 BERT_HIDDEN_SIZE = 768  # a name of the course; the encoder's own config tells its size

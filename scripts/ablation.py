@@ -27,11 +27,11 @@ from pathlib import Path
 import numpy as np
 
 from arguments import number
-from checkpoint import Run, plain
 from evaluation import overall_score
 from extensions._tasks import TASKS
 from files import Parser, UserError, atomic_write, run_script
 from multitask_classifier import get_parser
+from run_folder import Run, plain
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLED = ("ids-sst-train.csv", "quora-train.csv", "sts-train.csv", "quora-dev.csv",

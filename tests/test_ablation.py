@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from checkpoint import plain
 from files import UserError
 from multitask_classifier import get_parser
+from run_folder import plain
 from scripts import ablation
 from tests.fixtures_tiny import write_course_files
 

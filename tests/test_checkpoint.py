@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-import checkpoint
-from checkpoint import load_checkpoint, load_encoder, plain, read_config, save_model
+import run_folder
+from checkpoint import load_checkpoint, load_encoder, read_config, save_model
 from files import UserError
 from multitask_classifier import MultitaskBERT
 from optimizer import AdamW
+from run_folder import plain
 from tests.fixtures_tiny import tiny_bert_dir
 from tests.hostile import save_hostile
 
@@ -85,10 +86,10 @@ def test_a_note_beside_it_says_what_made_it(trained, tmp_path):
 
 def test_training_goes_on_where_git_is_not_installed(trained, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    checkpoint.environment.cache_clear()
+    run_folder.environment.cache_clear()
     save_model(*trained, tmp_path / "best.pt")
     assert json.loads((tmp_path / "best.json").read_text())["commit"] is None
-    checkpoint.environment.cache_clear()
+    run_folder.environment.cache_clear()
 
 
 def test_plain_values():
@@ -108,7 +109,7 @@ def test_an_interrupted_save_leaves_the_old_file(trained, tmp_path, monkeypatch)
         file.write(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint.torch, "save", half)
+    monkeypatch.setattr(torch, "save", half)
     with pytest.raises(KeyboardInterrupt):
         save_model(*trained, path)
     assert path.read_bytes() == before and {p.name for p in path.parent.iterdir()} == {"best.pt", "best.json"}

@@ -9,11 +9,12 @@ import torch
 
 from base_bert import load_tensors
 from bert import BertModel
-from checkpoint import Run, load_checkpoint
+from checkpoint import load_checkpoint
 from config import BertConfig
 from multitask_classifier import get_parser
 from prepare_submit import problems_in
 from reading import PARAPHRASE, prediction_ids, read_rows
+from run_folder import Run
 from tests.faults import contents, failing, refused
 from tests.fixtures_tiny import course_rows, tiny_vocab, write_course_file
 from tokenizer import BertTokenizer

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from bert import BertModel
-from checkpoint import Run, load_checkpoint, save_model
+from checkpoint import load_checkpoint, save_model
 from config import BertConfig
 from optimizer import AdamW
+from run_folder import Run
 from tests.faults import KINDS, STEPS, contents, failing, refused
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint import Run
 from files import UserError, require_writable
+from run_folder import Run
 from tests.faults import failing
 from tests.refusals import ONE_ERROR, refusal, tree  # noqa: F401
 

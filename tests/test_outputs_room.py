@@ -12,12 +12,13 @@ import torch
 
 import checkpoint
 import multitask_classifier
-from checkpoint import Run, checkpoint_bytes, require_room, save_model
+from checkpoint import checkpoint_bytes, require_room, save_model
 from engine import make_optimizer
 from evaluation import record_weights, write_predictions
 from extensions.ema import ExponentialMovingAverage
 from files import UserError
 from multitask_classifier import MultitaskBERT, complete, get_parser
+from run_folder import Run
 from tests.faults import failing
 from tests.fixtures_tiny import tiny_bert_dir
 from tests.refusals import ended, tree

@@ -25,7 +25,7 @@ PART2 = [f"{task}-{split}-output.csv" for task in ("sst", "para", "sts") for spl
 CODE = ["arguments.py", "base_bert.py", "batching.py", "bert.py", "checkpoint.py", "classifier.py", "config.py",
         "datasets.py", "distributed.py", "downloads.py", "engine.py",
         "evaluation.py", "extensions/__init__.py", "extensions/deep/part.py", "extensions/lora.py",
-        "files.py", "multitask_classifier.py", "optimizer.py", "reading.py", "scripts/__init__.py",
+        "files.py", "multitask_classifier.py", "optimizer.py", "reading.py", "run_folder.py", "scripts/__init__.py",
         "scripts/download_data.py", "tokenizer.py",
         "utils.py"]
 NOT_CODE = ["conftest.py", "README.md", "tests/test_x.py", "tests/__init__.py", "benchmarks/__init__.py",
