@@ -34,7 +34,7 @@ from checkpoint import (
     with_stored,
 )
 from datasets import SentenceClassificationDataset, SentenceClassificationTestDataset
-from engine import SEEN_ROWS, autocast, fit, make_optimizer, to_device
+from engine import SEEN_ROWS, autocast, fit, make_optimizer, to_device, use_faster_modules
 from evaluation import (
     HEADERS,
     collect,
@@ -110,9 +110,13 @@ def load_data(filename, flag="train", skip_bad_rows=False):
 
 
 def predictions(dataloader, model, device):
-    """Return (logits (N, K), labels, sents, sent_ids) of a loader."""
-    return collect(dataloader, model,
-                   lambda batch: model(batch["token_ids"].to(device), batch["attention_mask"].to(device)))
+    """Return (logits (N, K), labels, sents, sent_ids) of a loader of texts, or of their features."""
+    def logits_of(batch):
+        if "features" in batch:
+            return model.logits(to_device(batch, device))
+        return model(batch["token_ids"].to(device), batch["attention_mask"].to(device))
+
+    return collect(dataloader, model, logits_of)
 
 
 def model_eval(dataloader, model, device):
@@ -180,7 +184,7 @@ def train(args):
     seen = train_loader.sample(SEEN_ROWS, args.seed)
 
     def scores_on(loader):
-        acc, f1, *_ = sentiment_scores(*collect(loader, model, lambda batch: model.logits(to_device(batch, device))))
+        acc, f1, *_ = model_eval(loader, model, device)
         return {"accuracy": acc, "f1": f1}
 
     def evaluate():
@@ -208,6 +212,10 @@ def test(args):
     dev_data = SentimentDataset(load_data(args.dev, "valid", args.skip_bad_rows), args)
     test_data = SentimentTestDataset(load_data(args.test, "test", args.skip_bad_rows), args)
     with autocast(device, args.precision):
+        if are_fixed(model):
+            dev_data, test_data = (FrozenFeatures(data, model, device) for data in (dev_data, test_data))
+        else:
+            use_faster_modules(model, device, args)
         acc, _, dev_pred, _, _, dev_ids = model_eval(bucket_loader(dev_data), model, device)
         test_pred, _, test_ids = model_test_eval(bucket_loader(test_data), model, device)
     files = ((args.dev_out, dev_data, dev_pred, dev_ids), (args.test_out, test_data, test_pred, test_ids))

@@ -216,6 +216,18 @@ class TrainingStep:
         return [part for part in (self.gradient, self.weights, *self.penalties) if hasattr(part, "state_dict")]
 
 
+def use_faster_modules(model, device, args):
+    """Let some of the model's modules give way, in place, to the faster ones that `args` ask for; return which."""
+    how = "the modules as they stand"
+    if args.compile != "none":
+        how = "packed attention, fused AdamW"
+        pack_attention(model)
+        if device.type == "cpu":
+            use_fast_dropout(model)
+    dtype = torch.bfloat16 if isinstance(autocast(device, args.precision), torch.autocast) else torch.float32
+    return f"{how}, {use_attention_backend(model, args.attention_backend, device, dtype)}"
+
+
 def make_step(model, losses, optimizer, device, args, joint=False):
     """Return the training step that `args` describe; some of the model's modules give way to faster ones.
 
@@ -236,14 +248,7 @@ def make_step(model, losses, optimizer, device, args, joint=False):
                         weights=weights, precision=args.precision, max_grad_norm=args.max_grad_norm, device=device)
     bf16 = isinstance(autocast(device, args.precision), torch.autocast)
     fallback = "" if bf16 or args.precision == "fp32" else " (no bf16 in this processor)"
-    how = "the modules as they stand"
-    if args.compile != "none":
-        how = "packed attention, fused AdamW"
-        pack_attention(model)
-        if device.type == "cpu":
-            use_fast_dropout(model)
-    dtype = torch.bfloat16 if bf16 else torch.float32
-    how += f", {use_attention_backend(model, args.attention_backend, device, dtype)}"
+    how = use_faster_modules(model, device, args)
     if args.compile == "graphs" and device.type != "cuda":
         raise UserError(f"--compile graphs: there are CUDA graphs on CUDA alone, and this is {device.type}; "
                         "leave the flag out")

@@ -217,18 +217,21 @@ def multitask_loaders(args, split, pair_encoding=None):
     return loaders, {task: datasets[task].dataset for task in loaders}
 
 
-def test_model_multitask(args, model, device):
-    """Score the dev sets and write the six prediction files that `args` names; return {task: dev metric}."""
+def test_model_multitask(args, model, device, loaders_of=multitask_loaders):
+    """Score the dev sets and write the six prediction files that `args` names; return {task: dev metric}.
+
+    `loaders_of(args, split, pair_encoding)` is `multitask_loaders`, or returns as much of features.
+    """
     # A model of the course's has its three methods alone, and they take the contract's batches.
     pair_encoding = model.config.pair_encoding if hasattr(model, "logits") else "bi"
-    loaders, rows = multitask_loaders(args, "dev", pair_encoding)
+    loaders, rows = loaders_of(args, "dev", pair_encoding)
     results = model_eval_multitask(*(loaders.get(task) for task in TASKS), model, device)
     scores = {task: results[3 * i] for i, task in enumerate(TASKS) if task in loaders}
     predictions = {task: dict(zip(results[3 * i + 2], results[3 * i + 1], strict=True))
                    for i, task in enumerate(TASKS)}
     files = [(task, getattr(args, f"{task}_dev_out"), rows[task], predictions[task]) for task in loaders]
 
-    loaders, rows = multitask_loaders(args, "test", pair_encoding)
+    loaders, rows = loaders_of(args, "test", pair_encoding)
     results = model_eval_test_multitask(*(loaders.get(task) for task in TASKS), model, device)
     predictions = {task: dict(zip(results[2 * i + 1], results[2 * i], strict=True)) for i, task in enumerate(TASKS)}
     files += [(task, getattr(args, f"{task}_test_out"), rows[task], predictions[task]) for task in loaders]

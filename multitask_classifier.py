@@ -42,7 +42,7 @@ from checkpoint import (
     with_stored,
 )
 from datasets import SentenceClassificationDataset, SentencePairDataset, load_multitask_data
-from engine import SEEN_ROWS, autocast, fit, make_optimizer
+from engine import SEEN_ROWS, autocast, fit, make_optimizer, use_faster_modules
 from evaluation import model_eval_multitask, multitask_loaders, overall_score
 from extensions import ENCODER_FLAGS, HEADS, OUTPUTS, PAIR_FEATURES, POOLING, SCHEDULES, from_spec, made
 from extensions._choices import (  # noqa: F401
@@ -251,6 +251,17 @@ def training_loaders(args):
             for i, task in enumerate(TASKS) if task in args.tasks}
 
 
+def of_features(loaders, model, device):
+    """Return {task: loader} of the features that a frozen encoder has of what these loaders read."""
+    return {task: frozen_loader(loader, model, device, task) for task, loader in loaders.items()}
+
+
+def frozen_loaders(model, device, *args):
+    """As `evaluation.multitask_loaders(*args)`, with the features of a frozen encoder."""
+    loaders, rows = multitask_loaders(*args)
+    return of_features(loaders, model, device), rows
+
+
 def scores_text(scores):
     """Return {task: metric} as one line, with the overall score where all three tasks are there."""
     text = ", ".join(f"{task} {score:.3f}" for task, score in scores.items())
@@ -275,8 +286,7 @@ def train_multitask(args):
     loaders, (dev_loaders, _) = training_loaders(args), multitask_loaders(args, "dev")
     if are_fixed(model, args):
         with autocast(device, args.precision):
-            loaders, dev_loaders = ({task: frozen_loader(loader, model, device, task) for task, loader in each.items()}
-                                    for each in (loaders, dev_loaders))
+            loaders, dev_loaders = (of_features(each, model, device) for each in (loaders, dev_loaders))
     schedule = made(args.schedule, SCHEDULES, loaders, args.seed, args.epochs)
     announce(schedule, args)
     seen = {task: loader.sample(SEEN_ROWS, args.seed) for task, loader in loaders.items()}
@@ -348,8 +358,13 @@ def test_multitask(args):
             load_weights(model, saved)
         check_tokenizer(own, model.to(device))
         print(f"load model from {own.filepath}")
+        loaders_of = multitask_loaders
+        if are_fixed(model):
+            loaders_of = partial(frozen_loaders, model, device)
+        else:
+            use_faster_modules(model, device, own)
         with autocast(device, own.precision):
-            scores.update(evaluation.test_model_multitask(own, model, device))
+            scores.update(evaluation.test_model_multitask(own, model, device, loaders_of))
     print("\ntask      dev score")
     for task, score in scores.items():
         print(f"{task:9s} {score:9.3f}")

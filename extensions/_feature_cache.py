@@ -36,8 +36,8 @@ FEATURE_CACHE_TOKENS, FEATURE_CACHE_BYTES, FEATURE_CACHE_FORMAT = 10_000, 5 * 10
 IRRELEVANT = {"training", "p", "name_or_path"}
 
 
-def are_fixed(model, args):
-    """Tell whether a model's features stay as they are in training, and the losses and penalties ask for no more.
+def are_fixed(model, args=None):
+    """Tell whether a model's features stay as they are, and the losses and penalties that `args` name ask for no more.
 
     Nothing below the heads is trained, and the frozen encoder runs without dropout. Some losses and penalties read a
     batch's tokens, or disturb their embeddings: they say so by `reads_texts = True`.
@@ -45,7 +45,8 @@ def are_fixed(model, args):
     below = [model.bert, *getattr(model, "pooling", {}).values()]
     losses = [from_spec(spec, TASK_LOSSES)
               for specs in (getattr(args, "loss", None) or {}).values() for spec in specs]
-    techniques = [getattr(technique, "func", technique) for technique in (*losses, *penalties_of(args.penalty))]
+    penalties = penalties_of(getattr(args, "penalty", None))
+    techniques = [getattr(technique, "func", technique) for technique in (*losses, *penalties)]
     return (model.config.option == "pretrain"
             and not any(getattr(technique, "reads_texts", False) for technique in techniques)
             and all(is_frozen(part) for part in below))
@@ -102,10 +103,12 @@ class FrozenFeatures(Dataset):
         return [1] * len(self)
 
     def collate_fn(self, indices):
-        """Return {'features': (B, C) or (B, 2, C), 'labels': (B,), 'sent_ids'} of labelled rows, and texts' 'sents'."""
+        """Return {'features': (B, C) or (B, 2, C), 'sent_ids'}, of labelled rows 'labels' (B,), and texts' 'sents'."""
         rows = [self.dataset[i] for i in indices]
-        batch = {"features": self.features[indices], "labels": self.dataset.labels(rows),
-                 "sent_ids": [row[-1] for row in rows]}
+        batch = {"features": self.features[indices], "sent_ids": [row[-1] for row in rows]}
+        labels = self.dataset.labels(rows)
+        if labels is not None:
+            batch["labels"] = labels
         return {**batch, "sents": [row[0] for row in rows]} if self.dataset.texts == 1 else batch
 
 

@@ -1,11 +1,15 @@
 """Attention back-ends: equal outputs and gradients, the kernel that was asked for, one line for what is not there."""
 
 import copy
+import sys
 
 import pytest
 import torch
 from torch.nn.attention import SDPBackend
 
+import classifier
+import multitask_classifier
+from engine import fit
 from extensions.attention_backends import BACKENDS, KERNELS, admits, use_attention_backend
 from extensions.fast_dropout import use_fast_dropout
 from extensions.packed_attention import pack_attention
@@ -88,6 +92,19 @@ def test_a_kernel_is_used_where_it_was_asked_for(bert_dir, monkeypatch):
         model.logits(dict(batch))
         assert used == [[kernel]] and said == f"attention by {name}"
     assert set(torch.nn.attention._cur_sdpa_kernel_backends()) >= {SDPBackend.MATH, SDPBackend.FLASH_ATTENTION}
+
+
+@pytest.mark.parametrize("script", [classifier, multitask_classifier], ids=lambda script: script.__name__)
+def test_predictions_use_it_too(script, course_folder, monkeypatch):
+    used, attend = [], torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda *args: (
+        used.append(torch.nn.attention._cur_sdpa_kernel_backends()), attend(*args))[1])
+    only = ["--dataset", "sst"] if script is classifier else ["--tasks", "sts"]
+    monkeypatch.setattr(sys, "argv", [script.__name__, *only, "--option", "finetune", "--max_steps", "1", "--precision",
+                                      "fp32", "--attention_backend", "math"])
+    monkeypatch.setattr(script, "fit", lambda *args: (fit(*args), used.clear())[0])
+    script.main()
+    assert used and all(kernels == [SDPBackend.MATH] for kernels in used)
 
 
 def test_what_torch_has_on_the_cpu_and_what_is_said_of_the_rest(bert_dir):

@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import sys
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +14,7 @@ from safetensors.numpy import save as safetensors_save
 
 import classifier
 import extensions._feature_cache as feature_cache
+import multitask_classifier
 from batching import bucket_loader
 from bert import BertModel, BertSelfAttention
 from classifier import BertSentimentClassifier
@@ -245,3 +248,24 @@ def test_the_script_reads_its_second_run_from_the_cache(course_folder, folder, p
         weights.append(torch.load("model.pt", weights_only=True)["model"]["classifier.weight"])
         assert sum(passes) == rows
     assert scores[0] == scores[1] and weights[0].equal(weights[1])
+
+
+@pytest.mark.parametrize("script", [classifier, multitask_classifier], ids=lambda script: script.__name__)
+def test_predictions_with_a_frozen_encoder_read_no_text_that_training_has_read(script, course_folder, folder, passes,
+                                                                               monkeypatch):
+    only = ["--dataset", "sst"] if script is classifier else ["--tasks", "sst", "sts"]
+    flags = [script.__name__, *only, "--option", "pretrain", "--epochs", "1", "--precision", "fp32"]
+    monkeypatch.setattr(sys, "argv", flags)
+    monkeypatch.setenv("MINBERT_FEATURE_CACHE", "0")
+    script.main()
+    expected = {path: path.read_bytes() for path in sorted(Path("predictions").glob("*.csv"))}
+    assert expected
+    monkeypatch.delenv("MINBERT_FEATURE_CACHE")
+    fitted = []
+    fit = script.fit
+    monkeypatch.setattr(script, "fit", lambda *args: (fit(*args), fitted.append(sum(passes)))[0])
+    for first in (True, False):
+        passes.clear()
+        script.main()
+        assert sum(passes) == fitted[-1] and (fitted[-1] > 0) == first  # the tiny files have the same texts
+        assert {path: path.read_bytes() for path in expected} == expected
