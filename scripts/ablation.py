@@ -2,6 +2,7 @@
 
     python -m scripts.ablation recipes/ablation.txt --data_dir data --out runs/ablation [--seeds 1 2 3] [--share 10]
         [--jobs 1] [--only NAME ...] [-- FLAG ...]
+    python -m scripts.ablation recipes/ablation.txt --table docs/results.jsonl [--share 10]
 
 A line of the file is `NAME | flags`; the first is the base, whose flags every other row has too. `--share P` screens
 on P percent of the training rows, of the paraphrase dev rows, which are most of the dev rows, and of the test rows,
@@ -9,9 +10,10 @@ which nobody scores. What comes after `--` goes to every run. A run that is in O
 one that was interrupted goes on, so that the table may be made in several sittings; --save_every N among the flags
 keeps what a power cut would lose.
 
-OUT/table.md is the table: mean ± sd over the seeds of the best dev scores, the minutes a run took, and what it costs:
-the parameters that are trained, the examples it takes a second in training (of the median log point) and the most
-memory that it had.
+OUT/table.md is the table: mean ± sd over the seeds of the best dev scores, what that is over the base with the same
+seeds, the minutes a run took, and what it costs: the parameters that are trained, the examples it takes a second in
+training (of the median log point) and the most memory that it had. `--table` runs nothing and prints that of a file of
+results.
 """
 
 import json
@@ -37,7 +39,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SAMPLED = ("ids-sst-train.csv", "quora-train.csv", "sts-train.csv", "quora-dev.csv",
            "ids-sst-test-student.csv", "quora-test-student.csv", "sts-test-student.csv")
 # What stands in the table of a run's costs: key in results.jsonl, the unit in which it stands there, format.
-COSTS = (("trained", 1, ",.0f"), ("examples_per_second", 1, ".1f"), ("peak_bytes", 2**30, ".2f"))
+COSTS = (("seconds", 60, ".1f"), ("trained", 1, ",.0f"), ("examples_per_second", 1, ".1f"),
+         ("peak_bytes", 2**30, ".2f"))
 
 
 def read_rows_of(path):
@@ -66,8 +69,16 @@ def sample_files(data_dir, folder, share):
     return folder
 
 
+def read_results(path, share):
+    """Return the lines of a results.jsonl that were trained on this share of the rows. Raises UserError without one."""
+    if not os.path.exists(path):
+        raise UserError(f"no results {path}: name a results.jsonl that this script has written")
+    results = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    return [result for result in results if result["share"] == share]
+
+
 def command_of(flags):
-    """Return the command line that the table shows."""
+    """Return the command line of a run, as results.jsonl has it."""
     return shlex.join(["multitask_classifier.py", *flags])
 
 
@@ -122,26 +133,51 @@ def best_scoring(run_dir):
 
 
 def table(rows, results):
-    """Return the results of these rows, (name, flags), as a markdown table in their order."""
-    titles = ("", "SST", "Para", "STS", "overall", "seeds", "minutes", "trained", "examples/s", "GiB", "command")
+    """Return the results of these rows, (name, flags added to the base), as a markdown table in their order."""
+    titles = ("", "SST", "Para", "STS", "overall", "over base", "seeds", "minutes", "trained", "examples/s", "GiB",
+              "flags added to the base")
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    base = rows[0][0]
+    with_base = {result["seed"]: result["overall"] for result in results if result["name"] == base}
     for name, flags in rows:
-        runs = [result for result in results if result["command"] == command_of(flags)]
-        if not runs:
-            continue
-        cells = []
-        for metric in (*TASKS, "overall"):
-            values = [result[metric] for result in runs]
-            sd = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.3f}{sd}")
-        seconds = [result["seconds"] for result in runs if result["seconds"] is not None]
-        seeds = ", ".join(str(result["seed"]) for result in sorted(runs, key=lambda result: result["seed"]))
-        cells += [seeds, f"{statistics.mean(seconds) / 60:.1f}" if seconds else ""]
-        for cost, scale, form in COSTS:
-            values = [result[cost] / scale for result in runs if result.get(cost)]
-            cells.append(format(statistics.median(values), form) if values else "")
-        lines.append(f"| {name} | {' | '.join(cells)} | `{runs[0]['command']}` |")
+        runs = sorted((result for result in results if result["name"] == name), key=lambda run: run["seed"])
+        if runs:
+            added = ["", ""] if name == base else [gain(runs, with_base), f"`{shlex.join(flags)}`"]
+            lines.append(f"| {' | '.join([name, *scores(runs), added[0], *costs(runs), added[1]])} |")
     return "\n".join(lines) + "\n"
+
+
+def scores(runs):
+    """Return the cells of the dev scores of the runs of one row: mean ± sd over the seeds."""
+    cells = []
+    for metric in (*TASKS, "overall"):
+        values = [run[metric] for run in runs]
+        sd = f" ± {of_one(statistics.stdev(values))}" if len(values) > 1 else ""
+        cells.append(of_one(statistics.mean(values)) + sd)
+    return cells
+
+
+def gain(runs, with_base):
+    """Return the cell of what a row's runs have over the base of the same seeds, {seed: overall}."""
+    gains = [run["overall"] - with_base[run["seed"]] for run in runs if run["seed"] in with_base]
+    if not gains:
+        return ""
+    size = of_one(abs(statistics.mean(gains)))
+    return size if size == ".000" else f"{'−' if statistics.mean(gains) < 0 else '+'}{size}"
+
+
+def costs(runs):
+    """Return the cells of the seeds of one row, and of what its runs cost: minutes and COSTS."""
+    cells = [", ".join(str(run["seed"]) for run in runs)]
+    for key, unit, form in COSTS:
+        values = [run[key] / unit for run in runs if run.get(key) is not None]
+        cells.append(format(statistics.median(values), form) if values else "")
+    return cells
+
+
+def of_one(value):
+    """Return a number below 1 with three places and no zero before the point, as scores are written."""
+    return f"{value:.3f}".removeprefix("0")
 
 
 def get_args(argv=None):
@@ -156,6 +192,7 @@ def get_args(argv=None):
     parser.add_argument("--share", type=number(float, 1, 100), default=100, help="percent of the rows to screen on")
     parser.add_argument("--jobs", type=number(int, 1), default=1, help="runs at the same time, as on one large GPU")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these rows alone")
+    parser.add_argument("--table", metavar="FILE", help="print the table of this results.jsonl, and run nothing")
     args = parser.parse_args(argv[:cut])
     args.flags = argv[cut + 1:]
     return args
@@ -168,18 +205,21 @@ def main(argv=None):
     known = [name for name, _ in rows]
     if unknown := [name for name in args.only or [] if name not in known]:
         raise UserError(f"--only {', '.join(unknown)}: the rows of {args.file} are {', '.join(known)}")
+    if args.table:
+        print(table(rows, read_results(args.table, args.share)), end="")
+        return
     args.out.mkdir(parents=True, exist_ok=True)
     data_dir = Path(args.data_dir).resolve()
     if args.share < 100:
         data_dir = sample_files(data_dir, args.out / f"data-{args.share:g}", args.share).resolve()
     log = args.out / "results.jsonl"
-    results = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    results = [result for result in results if result["share"] == args.share]
-    done = {(result["command"], result["seed"]) for result in results}
+    results = read_results(log, args.share) if log.exists() else []
     base = rows[0][1]
-    rows = [(name, [*base, *(flags if name != known[0] else []), *args.flags]) for name, flags in rows]
-    todo = [(name, flags, seed) for seed in args.seeds for name, flags in rows
-            if name in (args.only or known) and (command_of(flags), seed) not in done]
+    whole = {name: [*base, *(flags if name != known[0] else []), *args.flags] for name, flags in rows}
+    results = [result for result in results if result["command"] == command_of(whole.get(result["name"], []))]
+    done = {(result["name"], result["seed"]) for result in results}
+    todo = [(name, whole[name], seed) for seed in args.seeds for name in known
+            if name in (args.only or known) and (name, seed) not in done]
 
     def one(job):
         try:
