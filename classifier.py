@@ -34,7 +34,7 @@ from checkpoint import (
     with_stored,
 )
 from datasets import SentenceClassificationDataset, SentenceClassificationTestDataset
-from engine import SEEN_ROWS, autocast, fit, make_optimizer, to_device, use_faster_modules
+from engine import autocast, make_optimizer, to_device, use_faster_modules
 from evaluation import (
     HEADERS,
     collect,
@@ -49,6 +49,7 @@ from extensions._feature_cache import FrozenFeatures, are_fixed
 from files import UserError, run_script
 from reading import SENTIMENT, read_rows, read_sound, require_files, warn_of_cfimdb
 from run_folder import Run
+from training import SEEN_ROWS, fit
 from utils import get_device, seed_everything
 
 SentimentDataset = SentenceClassificationDataset

@@ -42,7 +42,7 @@ from checkpoint import (
     with_stored,
 )
 from datasets import SentenceClassificationDataset, SentencePairDataset, load_multitask_data
-from engine import SEEN_ROWS, autocast, fit, make_optimizer, use_faster_modules
+from engine import autocast, make_optimizer, use_faster_modules
 from evaluation import model_eval_multitask, multitask_loaders, overall_score
 from extensions import ENCODER_FLAGS, HEADS, OUTPUTS, PAIR_FEATURES, POOLING, SCHEDULES, from_spec, made
 from extensions._choices import (  # noqa: F401
@@ -63,6 +63,7 @@ from extensions.pooling import hidden_states_of
 from files import UserError, run_script
 from reading import FORMATS, read_sound, require_files
 from run_folder import Run
+from training import SEEN_ROWS, fit
 from utils import get_device, seed_everything
 
 BERT_HIDDEN_SIZE = 768  # a name of the course; the encoder's own config tells its size

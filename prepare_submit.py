@@ -23,7 +23,8 @@ ZIP_NAME = "cs224n_default_final_project_submission.zip"
 CODE = (
     "arguments.py", "base_bert.py", "batching.py", "bert.py", "checkpoint.py", "classifier.py", "config.py",
     "datasets.py", "distributed.py", "downloads.py", "engine.py", "evaluation.py", "extensions/__init__.py", "files.py",
-    "multitask_classifier.py", "optimizer.py", "reading.py", "run_folder.py", "tokenizer.py", "utils.py",
+    "multitask_classifier.py", "optimizer.py", "reading.py", "run_folder.py", "tokenizer.py",
+    "training.py", "utils.py",
 )
 NOT_PACKED = ("conftest.py", "tests", "benchmarks")
 

@@ -24,6 +24,8 @@ from batching import (
 from config import BertConfig
 from datasets import SentenceClassificationDataset, SentencePairDataset
 from extensions import TASK_LOSSES
+from extensions._cpu import fit_threads, keep_freed_memory
+from extensions._progress import MeanLosses
 from multitask_classifier import LOSSES, MultitaskBERT, get_args
 from optimizer import AdamW
 from utils import seed_everything
@@ -32,7 +34,7 @@ from utils import seed_everything
 OFF = {"packed attention": [("engine", "pack_attention", lambda model: None)],
        "fast dropout": [("engine", "use_fast_dropout", lambda model: None),
                         ("extensions.packed_attention", "FastDropout", nn.Dropout)],
-       "graphs": [("extensions.cuda_graphs", "GraphedStep", lambda step: step)]}
+       "graphs": [("engine", "GraphedStep", lambda step: step)]}
 
 
 def in_random_order(lengths, size, rng):
@@ -53,9 +55,9 @@ class ThisEngine:
             for module, name, substitute in OFF.get(means, []):
                 setattr(importlib.import_module(module), name, substitute)
         if self.device.type == "cpu":
-            engine.fit_threads()
+            fit_threads()
             if "kept memory" not in self.off:
-                engine.keep_freed_memory()
+                keep_freed_memory()
         seed_everything(job["seed"])
         precision = "fp32" if "bf16" in self.off else "auto"
         self.args = get_args(["--pretrained", "minilm", "--batch_size", str(job["batch_size"]), "--seed",
@@ -119,8 +121,8 @@ class ThisEngine:
     def train(self, task, batches):
         """Take a step for each of the batches."""
         self.model.train()
-        losses = engine.MeanLosses()
-        for batch in batches:  # as engine.Training.step
+        losses = MeanLosses()
+        for batch in batches:  # as training.Training.step
             engine.set_learning_rates(self.optimizer, 1.0)
             part = {**self.loaders[task].build(batch, self.width(task, batch)), "task": task, "share": 1.0}
             losses.add(self.step([{task: engine.to_device(part, self.device)}]))

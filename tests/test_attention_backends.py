@@ -9,13 +9,13 @@ from torch.nn.attention import SDPBackend
 
 import classifier
 import multitask_classifier
-from engine import fit
 from extensions.attention_backends import BACKENDS, KERNELS, admits, use_attention_backend
 from extensions.fast_dropout import use_fast_dropout
 from extensions.packed_attention import pack_attention
 from files import UserError
 from tests.fixtures_tiny import losses_of_20_steps
 from tests.regularizer_cases import CASES, a_batch, tiny_model, total
+from training import fit
 
 
 def moved(model):

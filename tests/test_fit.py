@@ -6,12 +6,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from engine import fit
 from evaluation import model_eval_multitask, multitask_loaders
 from extensions import SCHEDULES, TASK_LOSSES
 from multitask_classifier import LOSSES, MultitaskBERT, complete, training_loaders
 from optimizer import AdamW
 from tests.fixtures_tiny import tiny_bert_dir, write_course_files
+from training import fit
 
 CPU = torch.device("cpu")
 

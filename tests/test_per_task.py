@@ -12,13 +12,13 @@ TASKS = ("sst", "para", "sts")
 # Stops in the second step of the run whose folder ends in WHERE.
 STOP = """
 import os, signal
-import engine
-step = engine.Training.step
+import training
+step = training.Training.step
 def stopping(self):
     step(self)
     if self.run.folder.endswith("WHERE") and self.at.step == 2:
         os.kill(os.getpid(), signal.SIGTERM)
-engine.Training.step = stopping
+training.Training.step = stopping
 """
 
 

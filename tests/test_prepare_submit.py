@@ -26,7 +26,7 @@ CODE = ["arguments.py", "base_bert.py", "batching.py", "bert.py", "checkpoint.py
         "datasets.py", "distributed.py", "downloads.py", "engine.py",
         "evaluation.py", "extensions/__init__.py", "extensions/deep/part.py", "extensions/lora.py",
         "files.py", "multitask_classifier.py", "optimizer.py", "reading.py", "run_folder.py", "scripts/__init__.py",
-        "scripts/download_data.py", "tokenizer.py",
+        "scripts/download_data.py", "tokenizer.py", "training.py",
         "utils.py"]
 NOT_CODE = ["conftest.py", "README.md", "tests/test_x.py", "tests/__init__.py", "benchmarks/__init__.py",
             "extensions/words.txt", ".venv/lib/torch/__init__.py", "finetune-sst.pt", "notebooks/draft.py"]

@@ -6,13 +6,13 @@ from tests.script_runs import RUN, data, difference, flags_of, outcome, script  
 
 STOP_AFTER_2_STEPS = """
 import os, signal
-import engine
-step = engine.Training.step
+import training
+step = training.Training.step
 def stopping(self):
     step(self)
     if self.at.step == 2:
         os.kill(os.getpid(), signal.SIGTERM)
-engine.Training.step = stopping
+training.Training.step = stopping
 """
 RUNS = {
     "GradVac and uncertainty": ["--schedule", "round-robin", "--gradient", "gradvac:beta=0.3", "--task_weights",
