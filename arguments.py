@@ -238,15 +238,17 @@ def check_tokenizer(args, model):
 def with_defaults(args, parser):
     """Return a namespace with `args` and, for what it lacks, the parser's defaults.
 
-    The default learning rate is `parser.learning_rates[option]`, and that of "pretrain" too where --adapt freezes what
-    was loaded.
+    The default learning rate is that of the first technique of --adapt that has one, else `parser.learning_rates` of
+    the option, and of "pretrain" where --adapt freezes what was loaded.
     """
     args = argparse.Namespace(**{**vars(parser.parse_args([])), **vars(args)})
     if args.fine_tune_mode is not None:
         args.option = FINE_TUNE_MODES[args.fine_tune_mode]
     if args.lr is None:
-        frozen = any(getattr(ADAPT[spec.partition(":")[0]], "freezes", False) for spec in args.adapt)
-        args.lr = parser.learning_rates["pretrain" if frozen else args.option]
+        adapted = [ADAPT[spec.partition(":")[0]] for spec in args.adapt]
+        frozen = any(getattr(technique, "freezes", False) for technique in adapted)
+        own = [technique.learning_rate for technique in adapted if hasattr(technique, "learning_rate")]
+        args.lr = [*own, parser.learning_rates["pretrain" if frozen else args.option]][0]
     return args
 
 

@@ -215,8 +215,38 @@ class BertPreTrainedModel(nn.Module):
         unexpected = sorted(key for key in found.keys() - own.keys() if not key.startswith("cls."))
         return {"missing_keys": [], "unexpected_keys": unexpected, "mismatched_keys": [], "error_msgs": []}
 
+    @torch.no_grad()
+    def _require_plain(self):
+        """Raise UserError unless a plain model of this config, with these weights, computes the same for two texts."""
+        kind = type(self).__mro__[type(self).__mro__.index(BertPreTrainedModel) - 1]
+        with torch.device("meta"):  # it takes over the weights, and draws none
+            plain = kind(self.config)
+        state = self.state_dict()
+        reason = "other weights than one"
+        if {key: tensor.shape for key, tensor in plain.state_dict().items()} == {
+                key: tensor.shape for key, tensor in state.items()}:
+            plain.load_state_dict(state, assign=True)
+            modes = {module: module.training for module in self.modules()}
+            length = min(8, self.config.max_position_embeddings)
+            ids = torch.arange(2 * length, device=state["position_ids"].device).view(2, length) % self.config.vocab_size
+            mask = torch.ones_like(ids)
+            mask[1, -1] = 0
+            with torch.autocast(ids.device.type, enabled=False):
+                ours, theirs = (model.eval()(ids, mask)["last_hidden_state"][mask == 1] for model in (self, plain))
+            for module, mode in modes.items():
+                module.training = mode
+            if (ours - theirs).norm() <= 100 * torch.finfo(ours.dtype).eps * theirs.norm():
+                return
+            reason = "one's weights and computes something else"
+        raise UserError(f"this encoder is no plain {kind.__name__}: it has {reason}. Merge what can be merged, as "
+                        "merge(model) of extensions/lora.py does; all else is kept by checkpoints alone")
+
     def save_pretrained(self, directory):
-        """Write config.json and model.safetensors, with Hugging Face's names, into `directory`."""
+        """Write config.json and model.safetensors, with Hugging Face's names, into `directory`.
+
+        Raises UserError, and writes nothing, when a model made of the two would not compute what this one does.
+        """
+        self._require_plain()
         self.config.save_pretrained(directory)
         tensors = {to_hugging_face(key): tensor.contiguous() for key, tensor in self.state_dict().items()
                    if key != "position_ids"}

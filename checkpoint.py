@@ -20,7 +20,7 @@ from config import BertConfig, check_choice, check_number
 from distributed import gather, is_main
 from extensions import ENCODER_FLAGS, HEADS, PAIR_FEATURES, POOLING, from_spec
 from extensions._cpu import peak_memory
-from extensions._encoder import loaded_parameters
+from extensions._encoder import loaded_parameters, techniques_of
 from files import UserError, atomic_write, existing_folder, is_device, lacks_memory, require_writable
 from run_folder import Run, beside_checkpoint, environment, plain
 
@@ -109,7 +109,8 @@ def save_model(model, optimizer, args, config, filepath, **more):
     }
     if "base" in contents and not more:
         contents["optim"] = {}  # nothing that reads it goes on from it
-    record = {"args": contents["args"], **environment(), **costs(model, optimizer)}
+    record = {"args": contents["args"], **environment(), **costs(model, optimizer),
+              "reports": [technique.report(model) for technique in techniques_of(model, "report")]}
     with Run(getattr(args, "run_dir", None)).writing(filepath):
         if more:  # a checkpoint to go on from
             contents.update(more, processes_rng=states)

@@ -85,8 +85,6 @@ class Training:
                 self.halt()
             finally:
                 self.close_progress()
-        for technique in techniques_of(self.model, "report"):
-            print(technique.report(self.model))
         distributed.wait()  # for the files that the main process writes
         return self.at.best
 
@@ -191,6 +189,7 @@ class Training:
                 score, text, metrics = self.evaluate()
             if not math.isfinite(score):
                 raise UserError(f"the dev score is {score}: training diverged; try a lower --lr, or --precision fp32")
+            reports = [technique.report(self.model) for technique in techniques_of(self.model, "report")]
             better = score > self.at.best
             self.at.best, self.at.stale = (score, 0) if better else (self.at.best, self.at.stale + 1)
             self.at.scored = self.at.step
@@ -199,10 +198,10 @@ class Training:
         now = time.monotonic()
         losses = self.losses.means()
         self.run.log(kind="score", step=self.at.step, epoch=self.at.epoch, score=score, **metrics,
-                     seconds=round(now - trained, 3))
+                     **({"reports": reports} if reports else {}), seconds=round(now - trained, 3))
         where = f"step {self.at.step}" if self.args.eval_every else f"epoch {self.at.epoch}"
         print(f"{where}: train loss {', '.join(f'{task} {mean:.3f}' for task, mean in losses.items())}; dev {text} "
-              f"({trained - self.start:.0f} s training, {now - trained:.0f} s scoring)", flush=True)
+              f"({trained - self.start:.0f} s training, {now - trained:.0f} s scoring)", *reports, sep="\n", flush=True)
         self.losses, self.start = MeanLosses(), now
 
     def check(self):

@@ -111,7 +111,7 @@ def gated_heads(bert, gate_of):
 
 
 def head_importance(model, batches, loss):
-    """Return the mean over rows of |∂ loss / ∂ gate| of every head's gate, at 1: (L, H).
+    """Return the mean over rows of |∂ loss / ∂ gate| of every head's gate, at 1: a list of each layer's, (H,).
 
     Michel, Levy and Neubig 2019 (https://arxiv.org/abs/1905.10650, equation 2), without dropout. `loss(model, batch)`
     is a mean over the batch's rows. Of a pair in two sequences each is a row of its own; a loss of the batch as a whole
@@ -134,22 +134,23 @@ def head_importance(model, batches, loss):
         for (index, _), grad in zip(gates, torch.autograd.grad(value, [gate for _, gate in gates]), strict=True):
             total[index] += grad.abs().sum(0).cpu()
         rows += len(batch["sent_ids"])
-    return torch.stack(total) / rows
+    return [layer / rows for layer in total]
 
 
 def pruning_order(importance):
-    """Return all (layer, head) of importance (L, H), the least important first, each layer's scaled to an L2 norm of 1.
+    """Return all (layer, head), the least important first, each layer's importance (H,) scaled to an L2 norm of 1.
 
     That scaling is the paper's (section 4.1).
     """
-    scaled = importance / importance.norm(dim=1, keepdim=True).clamp(min=1e-30)
-    H = importance.shape[1]
-    return [divmod(i, H) for i in scaled.flatten().argsort(stable=True).tolist()]
+    heads = [(index, head) for index, layer in enumerate(importance) for head in range(len(layer))]
+    scaled = torch.cat([layer / layer.norm().clamp(min=1e-30) for layer in importance])
+    return [heads[i] for i in scaled.argsort(stable=True).tolist()]
 
 
-def kept_heads(order, share, L, H):
-    """Return the gates (L, H) with the first `share` of the heads in `order` at 0, the others at 1."""
-    gates = torch.ones(L, H)
+def kept_heads(order, share):
+    """Return each layer's gates (H,), with the first `share` of the heads in `order` at 0, the others at 1."""
+    layers = [layer for layer, _ in order]
+    gates = [torch.ones(layers.count(layer)) for layer in range(max(layers) + 1)]
     for layer, head in order[: round(share * len(order))]:
-        gates[layer, head] = 0
+        gates[layer][head] = 0
     return gates

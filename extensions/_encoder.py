@@ -36,7 +36,8 @@ def attach(bert, technique):
     """Let an object take part in the training of `bert`, by those of these methods that it has.
 
     of_weights(model): a loss of the weights, added to every step's. start_epoch(epoch): called before an epoch's first
-    step (again, when a run is resumed within it). report(model): a line of text, printed after the training.
+    step (again, when a run is resumed within it). report(model): a line of text about the model that a scoring scores,
+    printed after it, and kept in metrics.jsonl and beside the checkpoint.
     """
     vars(bert).setdefault("techniques", []).append(technique)
 

@@ -73,7 +73,7 @@ def adapt_linears(bert, endings, layers, make):
 
     def fits(name, child):
         layer, _, below = name.partition(".")
-        if layer not in chosen or not isinstance(child, nn.Linear) or not any(
+        if layer not in chosen or not isinstance(child, nn.Linear) or getattr(child, "is_new", False) or not any(
                 f".{ending}." in f".{below}." for ending in endings):
             return False
         if isinstance(child, AdaptedLinear):

@@ -13,16 +13,20 @@ def bitfit(bert, targets="all"):
 
     `targets` is all, or words of PARTS joined by +; `query+intermediate` is the paper's half-sized choice. The bias of
     the pooler is tuned in any case, as in the authors' code, that of the embeddings' norm with all. The paper's
-    learning rates are 1e-4 to 1e-3. It is the same function to begin with. Raises ValueError for another word, when no
-    such bias is left, or beside diff pruning.
+    learning rates are 1e-4 to 1e-3. It is the same function to begin with. Raises ValueError for another word, for one
+    of which no bias is left, or beside diff pruning.
     """
     words = targets.split("+")
     if targets != "all" and not set(words) <= set(PARTS):
         raise ValueError(f"targets={targets}: choose all, or some of {', '.join(PARTS)}, joined by +")
-    endings = (".bias",) if targets == "all" else tuple(f".{PARTS[word]}.bias" for word in words)
-    biases = [p for name, p in bert.named_parameters() if f".{name}".endswith(endings)]
-    if not biases:
-        raise ValueError(f"targets={targets}: the encoder has no such bias any more")
+    parts = [""] if targets == "all" else [f".{PARTS[word]}" for word in words]
+    biases = []
+    for part in parts:
+        # Also within a module of that name, as gated feed-forwards have them.
+        found = [p for name, p in bert.named_parameters() if name.endswith(".bias") and f"{part}." in f".{name}"]
+        if not found:
+            raise ValueError(f"targets={targets}: the encoder has no bias of {part.strip('.') or 'its own'} any more")
+        biases += found
     if any(name.endswith("bias_delta") for name, _ in bert.named_parameters()):
         raise ValueError("diff tunes the biases already: leave one of the two out")
     freeze(bert)

@@ -24,6 +24,7 @@ class GatedLinear(nn.Module):
         self.up = nn.Linear(gate.in_features, gate.out_features, device=gate.weight.device, dtype=gate.weight.dtype)
         nn.init.zeros_(self.up.weight)
         nn.init.constant_(self.up.bias, c)
+        self.up.is_new = True  # and trained whole: there is nothing for LoRA and its like to adapt
 
     def forward(self, x):
         """Map x (..., C) to (..., W)."""

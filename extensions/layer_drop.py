@@ -47,10 +47,10 @@ def remove_layers(bert, keep="first-4"):
     The others are removed for good; those that stay are numbered anew. `bert.config.num_hidden_layers` stays what the
     weights' architecture has: loading a checkpoint builds all layers and removes them again. Sajjad et al. 2020
     (https://arxiv.org/abs/2004.03844) compare the choices, and keeping the first ones serves best there. Raises
-    ValueError for another word.
+    ValueError for another word, or when nothing would be removed.
     """
-    if keep != "alternate":
-        kept = chosen_layers(bert, keep)
-    else:
-        kept = range(0, len(bert.bert_layers), 2)
+    L = len(bert.bert_layers)
+    kept = range(0, L, 2) if keep == "alternate" else chosen_layers(bert, keep)
+    if len(kept) == L:
+        raise ValueError(f"keep={keep}: these are all of the {L} layers, and nothing would be removed")
     bert.bert_layers = nn.ModuleList([bert.bert_layers[i] for i in kept])

@@ -17,6 +17,13 @@ def markdown(header, rows):
                      for line in lines) + "\n"
 
 
+def by_head(layers):
+    """Return a table of a value for each head of each layer, and their mean."""
+    heads = [f"head {i}" for i in range(1, max(map(len, layers)) + 1)]
+    return markdown(["", "mean", *heads], [[f"layer {i}", float(np.mean(layer)), *map(float, layer)]
+                                           for i, layer in enumerate(layers, 1)])
+
+
 def tables(results):
     """Return the results as markdown."""
     models = [name for name in ("pretrained", "tuned") if name in results["probes"]]
@@ -31,12 +38,10 @@ def tables(results):
             f"Linear CKA, pretrained (rows) with {models[-1]} (columns)\n\n"
             + markdown(["", *names_of(layers[1])], [[name, *line] for name, line in
                                                     zip(names_of(layers[0]), results["cka"], strict=True)])]
-    for name in models:
-        found = results["entropy"][name]
-        text.append(f"Entropy of attention in nats, {name}\n\n" + markdown(
-            ["", "mean", *(f"head {i}" for i in range(1, max(map(len, found)) + 1))],
-            [[f"layer {i}", float(np.mean(line)), *line] for i, line in enumerate(found, 1)]))
+    text += [f"Entropy of attention in nats, {name}\n\n{by_head(results['entropy'][name])}" for name in models]
     if "pruned" in results:
+        importance = [[value / (np.linalg.norm(layer) or 1.0) for value in layer] for layer in results["importance"]]
+        text.append("Importance of heads, of each layer scaled to an L2 norm of 1\n\n" + by_head(importance))
         text.append("Dev score with the least important heads pruned\n\n" + markdown(
             ["pruned", "heads", *list(results["pruned"][0])[2:]],
             [[f"{row['share']:.0%}", row["heads"], *list(row.values())[2:]] for row in results["pruned"]]))

@@ -3,9 +3,10 @@
     python -m scripts.probe runs/multitask-finetune/best.pt --data_dir data --out runs/probe
     python -m scripts.probe --pretrained minilm --data_dir data --rows 1000 --out runs/probe
 
-Prints four tables: the dev scores of linear probes on the mean of every layer's hidden states; linear CKA between the
-layers before and after tuning; the entropy of every head's attention in nats; and the dev score with the least
-important heads pruned. Without a checkpoint they are those of the pretrained weights, without the last table. OUT gets
+Prints tables of the dev scores of linear probes on the mean of every layer's hidden states; linear CKA between the
+layers before and after tuning; the entropy of every head's attention in nats; every head's importance, and the dev
+score with the least important heads pruned. Without a checkpoint they are those of the pretrained weights, without the
+last two. OUT gets
 them as table.md, results.json and, where matplotlib is installed, picture.png. --rows many random rows of each
 training file and of each dev file are read.
 """
@@ -147,19 +148,21 @@ def dev_score(model, loaders, device):
 
 
 def prune(model, data, losses, device):
-    """Return (importance (L, H), a list of {share, heads, score, task: metric}): heads pruned in its order."""
+    """Return (importance of each layer's heads, a list of {share, heads, score, task: metric}): pruned in its order."""
     model.to(device)
-    importance = 0
+    by_task = []
     for task, loader in loaders_of(model, data, 0).items():
         batches = ({**to_device(batch, device), "task": task, "encoded": []} for batch in loader)
-        importance = importance + head_importance(model, batches, losses[task])
+        by_task.append(head_importance(model, batches, losses[task]))
+    importance = [sum(layer) for layer in zip(*by_task, strict=True)]
     order, loaders, results = pruning_order(importance), loaders_of(model, data, 1), []
     for share in SHARES:
-        gates = kept_heads(order, share, *importance.shape).to(device)
-        with gated_heads(model.bert, lambda index, output, gates=gates: gates[index].to(output.dtype)):
+        gates = kept_heads(order, share)
+        with gated_heads(model.bert, lambda index, output, gates=gates: gates[index].to(output)):
             score, scores = dev_score(model, loaders, device)
-        results.append({"share": share, "heads": int((gates == 0).sum()), "score": score, **scores})
-    return importance.tolist(), results
+        closed = sum(int((layer == 0).sum()) for layer in gates)
+        results.append({"share": share, "heads": closed, "score": score, **scores})
+    return [layer.tolist() for layer in importance], results
 
 
 def get_args(argv=None):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from extensions.bitfit import PARTS, bitfit
+from extensions.glu import swiglu
 from extensions.last_linear import last_linear
 from extensions.lora import lora
 from extensions.mixout import mixout
@@ -110,13 +111,22 @@ def test_with_another_technique_in_either_order(order, other, added, bert_dir):
     assert {re.sub(r".*self_attention\.((query|value)\.)?", "", name) for name in more} == added
 
 
+def test_a_gated_feed_forward_has_its_biases_in_a_part_of_that_name(bert_dir):
+    model = tiny_model(bert_dir)
+    swiglu(model.bert)
+    bitfit(model.bert, targets="intermediate")
+    layer = "bert.bert_layers.0.interm_dense"
+    # What has not been pretrained is trained whole.
+    assert trained(model) == {f"{layer}.gate.bias", f"{layer}.up.bias", f"{layer}.up.weight", "bert.pooler_dense.bias"}
+
+
 def test_norms_without_a_bias_and_wrong_targets_are_named(bert_dir):
     model = tiny_model(bert_dir)
     rmsnorm(model.bert, bias=False)
     bitfit(model.bert)
     assert trained(model) == {name for name in BIASES if "layer_norm" not in name}
-    with pytest.raises(ValueError, match="targets=output-norm: the encoder has no such bias"):
-        bitfit(model.bert, targets="output-norm")
+    with pytest.raises(ValueError, match="query.output-norm: the encoder has no bias of out_layer_norm any more"):
+        bitfit(model.bert, targets="query+output-norm")
     for targets in ("bias", "query+keys", "all+query"):
         with pytest.raises(ValueError, match=re.escape(f"targets={targets}: choose all, or some of query, key")):
             bitfit(model.bert, targets=targets)

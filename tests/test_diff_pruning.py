@@ -1,12 +1,15 @@
 """Diff pruning: no difference at first, gates and their expected number by hand, sparsity, what the report counts."""
 
 import copy
+import json
 import math
 
 import pytest
 import torch
 import torch.nn as nn
 
+import multitask_classifier
+from checkpoint import load_checkpoint, load_weights
 from engine import TrainingStep
 from extensions import TASK_LOSSES
 from extensions._encoder import techniques_of
@@ -16,7 +19,7 @@ from extensions.diff_pruning import Difference, diff_pruning, modules_of
 from extensions.lora import lora
 from extensions.mixout import mixout
 from extensions.packed_attention import pack_attention
-from multitask_classifier import LOSSES
+from multitask_classifier import LOSSES, MultitaskBERT
 from optimizer import AdamW
 from tests.fixtures_tiny import losses_of_20_steps
 from tests.regularizer_cases import TASKS, a_batch, no_waiting, tiny_model, total
@@ -156,6 +159,24 @@ def test_the_penalty_prunes_and_the_report_counts_what_is_left(structured, bert_
         assert line.startswith(f"diff: {left:,} of {of:,} weights") and f"{left / of_all:.2%} of the encoder's" in line
         assert all(module.training for module in modules_of(model))
     assert shares[1] < 0.1 < 0.7 < shares[0]  # the unused pooler has no difference
+
+
+def test_the_report_is_of_the_model_that_is_kept(course_folder, monkeypatch, capsys):
+    """An average of the weights is scored and kept: it has other gates than the last step."""
+    flags = "--tasks sst --adapt diff:penalty=1e-4 --lr 1e-3 --batch_size 2 --epochs 4 --ema 0.8 --run_dir run"
+    monkeypatch.setattr("sys.argv", ["multitask_classifier.py", *flags.split()])
+    multitask_classifier.main()
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("diff: ")]
+    lines = [json.loads(line) for line in (course_folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    scorings = [line for line in lines if line["kind"] == "score"]
+    assert [line["reports"] for line in scorings] == [[line] for line in said] and len(set(said)) > 1
+
+    saved = load_checkpoint("run/best.pt")
+    model = MultitaskBERT(saved["model_config"])
+    load_weights(model, saved)
+    best = max(scorings, key=lambda line: line["score"])["reports"]
+    assert best == [technique(model).report(model)] == json.loads((course_folder / "run" / "best.json").read_text())[
+        "reports"]
 
 
 def test_padding_changes_nothing_and_checkpoints_and_copies_keep_it(bert_dir):

@@ -209,7 +209,8 @@ def test_init_of_another_model_names_what_differs(bert_dir, tmp_path):
 @pytest.mark.parametrize("script, option, adapt, lr", [
     (multitask_classifier, "finetune", None, 7e-6), (multitask_classifier, "finetune", "lora:rank=2", 1e-3),
     (multitask_classifier, "finetune", "mixout", 7e-6), (classifier, "finetune", "bitfit", 1e-3),
-    (classifier, "pretrain", None, 1e-3), (classifier, "finetune", None, 1e-5)])
+    (classifier, "pretrain", None, 1e-3), (classifier, "finetune", None, 1e-5),
+    (multitask_classifier, "finetune", "diff", 5e-5), (classifier, "pretrain", "diff", 5e-5)])
 def test_the_default_learning_rate_is_that_of_what_is_trained(script, option, adapt, lr):
     assert script.get_args(["--option", option, *(["--adapt", adapt] if adapt else [])]).lr == lr
 

@@ -9,6 +9,7 @@ import torch.nn as nn
 
 from extensions.extra_attention import extra_attention
 from extensions.fast_dropout import FastDropout, use_fast_dropout
+from extensions.glu import swiglu
 from extensions.lora import LoRALinear, lora
 from extensions.mixout import MixLinear, mixout
 from extensions.pals import pals
@@ -158,5 +159,8 @@ def test_parts_within_a_part_are_found_and_absent_ones_refused(one_layer):
     bert = small_bert(one_layer, gated, partial(lora, targets="ffn"))
     assert {name.split("interm_dense.")[1] for name in trainable_names(bert) if "lora" in name} == {
         "0.lora_A", "0.lora_B", "1.lora_A", "1.lora_B"}
+    bert = small_bert(one_layer, swiglu, partial(lora, targets="ffn"))
+    assert {name.rpartition(".")[0].split(".", 2)[2] for name in trainable_names(bert) if "lora" in name} == {
+        "interm_dense.gate", "out_dense"}  # the new matrix is trained whole
     with pytest.raises(ValueError, match="nothing is left for it to replace"):
         small_bert(one_layer, extra_attention, partial(lora, layers="last-1", targets="ffn"))

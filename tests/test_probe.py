@@ -66,6 +66,7 @@ def test_the_pretrained_weights_alone(folder, capsys):
     ("multitask_classifier.py", ["--adapt", "pals:heads=2", "--tasks", "sst", "sts"], {"sst", "sts"}),
     ("multitask_classifier.py", ["--adapt", "task-layers", "--loss", "sts=cosine"], {"sst", "para", "sts"}),
     ("multitask_classifier.py", ["--adapt", "prompt", "--tasks", "sst"], {"sst"}),
+    ("multitask_classifier.py", "--tasks sst --attention mha:heads=4 --adapt extra-attention".split(), {"sst"}),
     ("classifier.py", ["--dataset", "sst"], {"sst"}), ("classifier.py", ["--dataset", "cfimdb"], {"cfimdb"})])
 def test_both_kinds_of_checkpoints(script, flags, tasks, folder, capsys):
     root = Path(probe.__file__).parents[1]
@@ -73,12 +74,14 @@ def test_both_kinds_of_checkpoints(script, flags, tasks, folder, capsys):
                     "--lr", "1e-2", "--run_dir", "run", *flags], check=True, capture_output=True)
     code, results, table, _, error = run(capsys, "run/best.pt")
     assert code == 0, error
-    assert set(results["probes"]) == set(results["entropy"]) == {"pretrained", "tuned"} and np.shape(
-        results["importance"]) == (2, 2)
-    assert [row["heads"] for row in results["pruned"]] == [round(4 * share) for share in probe.SHARES]
+    assert set(results["probes"]) == set(results["entropy"]) == {"pretrained", "tuned"}
+    assert "Importance of heads" in table
+    heads = [len(layer) for layer in results["importance"]]
+    assert heads == ([4, 4, 2] if "extra-attention" in flags else [2, 2])
+    assert [row["heads"] for row in results["pruned"]] == [round(sum(heads) * share) for share in probe.SHARES]
     assert set(results["pruned"][0]) == {"share", "heads", "score", *tasks}
     assert results["cka"][-1][-1] < 1.0 - 1e-9 and results["pretrained"] == "bert"
-    assert "Dev score with the least important heads pruned" in table and "| 50% | 2 |" in table
+    assert "Dev score with the least important heads pruned" in table and f"| 50% | {sum(heads) // 2} |" in table
 
 
 def test_the_picture_is_an_extra(folder, capsys, monkeypatch):

@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,13 @@ from safetensors.torch import load_file, save_file
 
 from bert import BertModel
 from config import BertConfig
+from extensions.attention_heads import mha
+from extensions.bitfit import bitfit
+from extensions.glu import gelu
+from extensions.lora import lora, merge
+from extensions.prefix import prefix
+from extensions.rmsnorm import rmsnorm
+from extensions.rotary import rotary
 from files import UserError
 from tests.file_server import serve
 from tests.oracle import run_oracle
@@ -19,6 +28,15 @@ SMALL = {"vocab_size": 30, "hidden_size": 12, "num_hidden_layers": 2, "num_atten
          "intermediate_size": 20, "max_position_embeddings": 8}
 INPUTS = (torch.tensor([[2, 9, 4, 3], [2, 5, 3, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]),
           torch.tensor([[0, 0, 1, 1], [0, 1, 1, 0]]))
+
+
+def merged_lora(bert):
+    """Add LoRA that has learned something, and merge it."""
+    lora(bert)
+    for name, p in bert.named_parameters():
+        if name.endswith("lora_B"):
+            p.data.normal_(std=0.1)
+    merge(bert)
 
 
 @pytest.fixture
@@ -154,6 +172,25 @@ def test_transformers_reads_what_we_write_and_we_what_it_writes(model, folder, t
     torch.testing.assert_close(outputs(model), result["outputs"][0], rtol=0, atol=1e-5)
     theirs = BertModel.from_pretrained(tmp_path / "theirs")
     torch.testing.assert_close(outputs(theirs), result["outputs"][1], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("change, message", [
+    (lora, "other weights than one"), (merged_lora, None), (bitfit, None), (prefix, "other weights than one"),
+    (rmsnorm, "one's weights and computes something else"), (rotary, "one's weights and computes something else"),
+    (partial(mha, heads=6), "one's weights and computes something else"),
+    (partial(gelu, width=8), "other weights than one")])
+def test_only_a_plain_encoder_is_written(change, message, model, tmp_path):
+    """What is read again must compute the same, whatever a technique has made of the encoder."""
+    model.train()
+    change(model)
+    before = torch.get_rng_state()
+    with pytest.raises(UserError, match=message) if message else nullcontext():
+        model.save_pretrained(tmp_path / "out")
+    assert model.training and before.equal(torch.get_rng_state()) and (tmp_path / "out").exists() == (message is None)
+    if message is None:
+        again = BertModel.from_pretrained(tmp_path / "out")
+        for name, values in outputs(model.eval()).items():
+            torch.testing.assert_close(outputs(again)[name], values)
 
 
 def test_minilm_is_found_without_importing_its_package():
