@@ -171,7 +171,8 @@ def add_arguments(parser, learning_rates):
         help=f"{', '.join(PENALTIES)}: a regularizer added to the losses; repeat the flag for several, "
         "none takes back those named before")
     add("--accumulate", type=number(int, 1), default=1, metavar="N",
-        help="take the rows of a step through the model in N parts: the same update with less memory")
+        help="take the rows of a step through the model in N parts: the same update with less memory, but for "
+        "losses that compare the rows of a batch")
     add("--max_grad_norm", type=number(float, 1e-12), default=1.0, help="gradients are clipped to this L2 norm")
     add("--ema", type=number(float, 0, below=1), default=0.0, metavar="DECAY",
         help="score and keep an exponential moving average of the weights, of this decay a step; 0 is without")

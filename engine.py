@@ -219,13 +219,14 @@ def make_step(model, losses, optimizer, device, args, joint=False):
     weights, gradient = made(args.task_weights, TASK_WEIGHTS, tuple(losses)).to(device), made(args.gradient, GRADIENTS)
     if gradient.per_task and not joint:
         raise UserError(f"--gradient {args.gradient} combines several tasks' gradients, and every step here is of one: "
-                        "add --schedule round-robin or even")
+                        "take --schedule round-robin, without order=, or even")
     if not (joint or weights.alike):
         print(f"note: every step here is of one task, and clipping and AdamW undo most of --task_weights "
               f"{args.task_weights}; --schedule round-robin takes the tasks together")
     learned = list(weights.parameters())
     if learned:
-        optimizer.add_param_group({"params": learned, "lr": weights.lr or args.lr, "weight_decay": 0.0})
+        lr = args.lr if weights.lr is None else weights.lr
+        optimizer.add_param_group({"params": learned, "lr": lr, "weight_decay": 0.0})
     penalties = [*penalties_of(args.penalty), *techniques_of(model, "of_weights")]
     step = TrainingStep(model, losses, optimizer, penalties=penalties, gradient=gradient,
                         weights=weights, precision=args.precision, max_grad_norm=args.max_grad_norm, device=device)

@@ -44,15 +44,28 @@ from checkpoint import (
 from datasets import SentenceClassificationDataset, SentencePairDataset, load_multitask_data
 from engine import autocast, make_optimizer, use_faster_modules
 from evaluation import model_eval_multitask, multitask_loaders, overall_score
-from extensions import ENCODER_FLAGS, HEADS, OUTPUTS, PAIR_FEATURES, POOLING, SCHEDULES, from_spec, made
+from extensions import (
+    ENCODER_FLAGS,
+    GRADIENTS,
+    HEADS,
+    OUTPUTS,
+    PAIR_FEATURES,
+    POOLING,
+    SCHEDULES,
+    TASK_WEIGHTS,
+    from_spec,
+    made,
+)
 from extensions._choices import (  # noqa: F401
     LOSSES,
+    PAIR_TASKS,
     TASKS,
     add_technique_arguments,
     needed,
     require_heads,
     resolve_techniques,
     total_loss,
+    traits,
 )
 from extensions._encoder import is_frozen
 from extensions._feature_cache import are_fixed, frozen_loader, of_batch
@@ -122,7 +135,10 @@ class MultitaskBERT(nn.Module):
         """Return the head that the configuration names for a task, which reads `width` encodings side by side."""
         C = self.bert.config.hidden_size
         spec, output = for_each_task(self.config.heads)[task], self.config.outputs.get(task)
-        head = from_spec(spec, HEADS)(width * C, C, out_features, self.config.hidden_dropout_prob)
+        try:
+            head = from_spec(spec, HEADS)(width * C, C, out_features, self.config.hidden_dropout_prob)
+        except ValueError as error:
+            raise UserError(f"--heads {task}={spec}: {error}") from error
         if output:
             head[-1] = OUTPUTS[output](head[-1].in_features, out_features)
         return head
@@ -289,6 +305,9 @@ def train_multitask(args):
         with autocast(device, args.precision):
             loaders, dev_loaders = (of_features(each, model, device) for each in (loaders, dev_loaders))
     schedule = made(args.schedule, SCHEDULES, loaders, args.seed, args.epochs)
+    if schedule.resizes and args.task_batch_size:
+        raise UserError(f"--task_batch_size: --schedule {args.schedule} chooses the tasks' batch sizes itself; leave "
+                        "one of the two out")
     announce(schedule, args)
     seen = {task: loader.sample(SEEN_ROWS, args.seed) for task, loader in loaders.items()}
     optimizer = make_optimizer(model, args)
@@ -307,12 +326,23 @@ def train_multitask(args):
 
 
 def announce(schedule, args):
-    """Print each task's batches, how its pairs are encoded where a loss decides that, and every epoch's counts."""
+    """Print each task's batches, how its pairs are encoded where a loss decides that, and every epoch's counts.
+
+    And what the losses and weights do less than one might think.
+    """
     for task, loader in schedule.loaders.items():
         need, loss = needed(args.loss, "pair_encoding", task)
+        apart = f"; pairs encoded apart, as {loss.partition(':')[0]} needs" if need == "bi" and task != "sst" else ""
         print(f"{task}: {len(loader.dataset)} rows in {len(loader)} batches of {loader.batch_sampler.batch_size}, "
-              f"{loader.batch_sampler.padding_share():.1%} padding"
-              + (f"; pairs encoded apart, as {loss.partition(':')[0]} needs" if need == "bi" else ""))
+              f"{loader.batch_sampler.padding_share():.1%} padding{apart}")
+        of_batch = [spec for spec in args.loss[task] if traits(spec, "of_batch", False)]
+        if of_batch and args.accumulate > 1:
+            print(f"note: {task}={of_batch[0]} compares the rows of a part, and --accumulate {args.accumulate} leaves "
+                  f"about {loader.batch_sampler.batch_size / args.accumulate:g} in each")
+    needed_epochs = getattr(TASK_WEIGHTS[args.task_weights.partition(":")[0]], "needed_epochs", 1)
+    if args.epochs < needed_epochs:
+        print(f"note: --task_weights {args.task_weights} leaves all tasks alike for the first {needed_epochs - 1} "
+              f"epochs, and this run has {args.epochs}")
     for epoch in range(args.epochs):
         counts = schedule.counts(epoch)
         if epoch == 0 or counts != schedule.counts(epoch - 1):
@@ -449,6 +479,15 @@ def contradictions(args):
         problems.append("--per_task_epochs needs a folder for the tasks' models: name a --run_dir too")
     if len(given.get("tasks", ())) > len(args.tasks):
         problems.append(f"--tasks {' '.join(given['tasks'])}: name each task once")
+    pairs = [task for task in PAIR_TASKS if task in args.tasks]
+    problems += [f"--{flag} {given[flag]} is for pairs, and there are none in --tasks {' '.join(args.tasks)}: leave it "
+                 "out" for flag in ("pair_encoding", "pair_score") if flag in given and not pairs]
+    if GRADIENTS[args.gradient.partition(":")[0]].per_task and len(args.tasks) == 1:
+        problems.append(f"--gradient {args.gradient} combines several tasks' gradients, and --tasks names one: leave "
+                        "one of the two out")
+    problems += [f"--heads {spec}: the cosine takes the place of that head; leave one of the two out"
+                 for spec in given.get("heads", ()) for task in pairs if spec.startswith(f"{task}=")
+                 and args.pair_encoding[task] == "bi" and args.pair_score[task] == "cosine"]
     for task in TASKS:
         if task not in args.tasks:
             idle = [f"--{name}" for name in given if name.startswith(f"{task}_")]

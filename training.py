@@ -27,7 +27,7 @@ from run_folder import Run
 # Training rows of a task that a scoring scores beside dev: the gap between them shows overfitting.
 SEEN_ROWS = 500
 # What `Training` keeps running means of.
-MEANS = ("recent", "losses", "epoch_losses", "cosines")
+MEANS = ("recent", "losses", "epoch_losses", "recent_cosines", "cosines")
 
 
 @dataclasses.dataclass
@@ -59,7 +59,8 @@ class Training:
         self.ema = ExponentialMovingAverage(model, args.ema) if args.ema else None
         self.at = Standing()
         self.recent, self.losses = MeanLosses(), MeanLosses()  # since the last log point, since the last scoring
-        self.epoch_losses, self.cosines = MeanLosses(), MeanLosses()  # of this epoch; between tasks' gradients
+        self.epoch_losses = MeanLosses()
+        self.recent_cosines, self.cosines = MeanLosses(), MeanLosses()  # between the tasks' gradients, likewise
         self.steps = self.progress = None
         self.stop, self.start = StopSignal(), time.monotonic()
 
@@ -143,7 +144,8 @@ class Training:
         losses = self.training_step(self.parts())
         self.recent.add(losses)
         self.epoch_losses.add(losses)
-        self.cosines.add({"/".join(pair): cosine for pair, cosine in self.training_step.gradient.cosines.items()})
+        self.recent_cosines.add(
+            {"/".join(pair): cosine for pair, cosine in self.training_step.gradient.cosines.items()})
         self.at.step, self.at.within = self.at.step + 1, self.at.within + 1
         if self.ema:
             self.ema.update(self.at.step)
@@ -175,8 +177,9 @@ class Training:
             self.run.log(kind="train", step=self.at.step, epoch=self.at.epoch, loss=self.recent.means(),
                          lr=self.optimizer.param_groups[0]["lr"],
                          examples_per_second=self.progress.rate() if self.progress else None,
-                         **({"cosine": self.cosines.means()} if self.cosines.counts else {}))
-            self.losses, self.recent, self.cosines = self.losses.merged(self.recent), MeanLosses(), MeanLosses()
+                         **({"cosine": self.recent_cosines.means()} if self.recent_cosines.counts else {}))
+            self.losses, self.recent = self.losses.merged(self.recent), MeanLosses()
+            self.cosines, self.recent_cosines = self.cosines.merged(self.recent_cosines), MeanLosses()
 
     def score(self):
         """Score the model, or the average of its weights, and keep it if it is the best so far."""
@@ -199,10 +202,13 @@ class Training:
         losses = self.losses.means()
         self.run.log(kind="score", step=self.at.step, epoch=self.at.epoch, score=score, **metrics,
                      **({"reports": reports} if reports else {}), seconds=round(now - trained, 3))
+        cosines = ", ".join(f"{pair} {mean:+.2f}" for pair, mean in self.cosines.means().items())
+        if cosines:
+            reports.append(f"mean cosines of the tasks' gradients: {cosines}")
         where = f"step {self.at.step}" if self.args.eval_every else f"epoch {self.at.epoch}"
         print(f"{where}: train loss {', '.join(f'{task} {mean:.3f}' for task, mean in losses.items())}; dev {text} "
               f"({trained - self.start:.0f} s training, {now - trained:.0f} s scoring)", *reports, sep="\n", flush=True)
-        self.losses, self.start = MeanLosses(), now
+        self.losses, self.cosines, self.start = MeanLosses(), MeanLosses(), now
 
     def check(self):
         """Raise UserError if a loss or gradient was not finite, naming step and rows; this waits for the device.
@@ -267,7 +273,7 @@ class Training:
                             "another --run_dir")
         self.at = Standing(**{field.name: stored[field.name] for field in dataclasses.fields(Standing)})
         for name in MEANS:
-            setattr(self, name, MeanLosses(**stored[name]))
+            setattr(self, name, MeanLosses(**stored.get(name, {})))
         for part, state in zip(self.training_step.stateful(), stored["techniques"], strict=True):
             part.load_state_dict(state)
         if self.ema:

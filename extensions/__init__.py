@@ -137,7 +137,8 @@ def from_spec(spec, table):
     """Return the technique that `NAME[:KEY=VALUE,...]` names in `table`, with its options bound.
 
     Raises ValueError naming what would be valid, and what is nearest, for an unknown name or key, a key that is there
-    twice, and a value of another kind than the default: a number must be finite, and must not be below 0.
+    twice, and a value of another kind than the default: a number must be finite, and must not be below 0. A technique's
+    `bounds`, {key: (least, most)}, tell what else its numbers must be.
     """
     name, _, options = spec.partition(":")
     if name not in table:
@@ -154,10 +155,16 @@ def from_spec(spec, table):
             again = " once" if key in values else ""
             raise ValueError(f"{spec!r}: {name} takes {valid}{again}{nearest(key, set(defaults) - set(values))}")
         value, kind = parse_value(text), type(defaults[key])
+        if kind is str and isinstance(value, float) and not math.isfinite(value):
+            value = text  # inf is a word there, as of a norm
         if text == "" or not (type(value) is kind or (kind, type(value)) == (float, int)):
             raise ValueError(f"{spec!r}: {name} takes {valid}, and {text!r} is no value of that kind")
         if kind in (int, float) and not 0 <= value < math.inf:
             raise ValueError(f"{spec!r}: {key} must be a finite number of at least 0")
+        least, most = getattr(table[name], "bounds", {}).get(key, (value, value))
+        if not least <= value <= most:
+            raise ValueError(f"{spec!r}: {key} must be " + (
+                f"from {least} to {most}" if most < math.inf else f"at least {least}"))
         values[key] = value
     return partial(table[name], **values)
 

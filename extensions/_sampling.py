@@ -22,6 +22,7 @@ class Schedule:
     """
 
     joint = False
+    resizes = False  # whether it gives tasks other batch sizes than they had
 
     def __init__(self, loaders, seed=0, epochs=1):
         self.loaders = {task: loader for task, loader in loaders.items() if len(loader.dataset)}

@@ -16,6 +16,8 @@ class Bregman:
     has none, as its logits are a target. One pass without gradients a step, and the memory of a second model.
     """
 
+    bounds = {"beta": (0, 1)}
+
     def __init__(self, weight=1.0, beta=0.99):
         self.weight, self.beta = weight, beta
 

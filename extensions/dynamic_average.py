@@ -17,6 +17,8 @@ class DynamicAverage(TaskWeights):
     until a task has been trained in two epochs; an epoch without the task (see `staged`) does not count for it.
     """
 
+    needed_epochs = 3  # for weights that differ
+
     def __init__(self, tasks, T=2.0):
         super().__init__(tasks)
         if not T > 0:

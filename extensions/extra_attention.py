@@ -1,5 +1,7 @@
 """Attention layers over the encoder's output (Peng, Yuan and Wang 2024)."""
 
+import math
+
 import torch.nn as nn
 
 from bert import BertSelfAttention
@@ -26,3 +28,6 @@ def extra_attention(bert, layers=1):
         layer.apply(bert._init_weights)
         nn.init.zeros_(layer.output.weight)
         bert.bert_layers.append(layer)
+
+
+extra_attention.bounds = {"layers": (1, math.inf)}

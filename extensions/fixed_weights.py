@@ -11,6 +11,10 @@ class FixedWeights(TaskWeights):
         super().__init__(tasks)
         self.weights = {"sst": sst, "para": para, "sts": sts}
         self.alike = len(set(self.weights.values())) == 1
+        absent = [task for task, weight in self.weights.items() if weight != 1 and task not in self.tasks]
+        if absent:
+            raise UserError(f"--task_weights fixed: {absent[0]} is not among --tasks {' '.join(self.tasks)}; leave its "
+                            "weight out")
         negative = [f"{task}={weight}" for task, weight in self.weights.items() if not weight >= 0]
         if negative:
             raise UserError(f"--task_weights fixed:{','.join(negative)}: a weight is 0 or more")

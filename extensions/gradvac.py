@@ -15,6 +15,8 @@ class GradVac(TaskGradients):
     PCGrad. The paper sets its targets for parts of a network as well; here there is one for all shared parameters.
     """
 
+    bounds = {"beta": (0, 1)}
+
     def __init__(self, beta=0.01):
         super().__init__()
         self.beta = beta

@@ -32,13 +32,16 @@ def mlp(in_features, hidden_size, out_features, dropout, hidden=1, activation="l
                          nn.Linear(hidden_size if hidden else in_features, out_features))
 
 
+mlp.bounds = {"hidden": (0, MOST_LAYERS)}
+
+
 class Relational(nn.Sequential):
     """A head whose hidden layers are one with those of another: paraphrase and similarity ask about the same relation.
 
     Both tasks train the trunk; each has an output layer of its own. `share` makes the trunk one.
     """
 
-    shared = True
+    shared, bounds = True, {"hidden": (1, MOST_LAYERS)}
 
     def __init__(self, in_features, hidden_size, out_features, dropout, hidden=1, activation="leaky-relu"):
         if hidden < 1:

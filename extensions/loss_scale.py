@@ -11,9 +11,10 @@ class LossScale(TaskWeights):
 
         v <- beta v + (1 - beta) |L_t| after every step with the task (v = 0 at first),    m_t = v / (1 - beta^n)
 
-    after n such steps (the division as in Adam: without it m would begin near 0). In a task's first step m_t = 1. So
-    every task contributes about 1 to the loss, whatever units its loss has. The loss of the step itself is not in m_t:
-    it is known only when all parts and processes are through.
+    after n such steps (the division as in Adam: without it m would begin near 0). Until a task has had a loss that is
+    not 0, as that of a batch without positives is, m_t = 1. So every task contributes about 1 to the loss, whatever
+    units its loss has. The loss of the step itself is not in m_t: it is known only when all parts and processes are
+    through.
     """
 
     def __init__(self, tasks, beta=0.98):
@@ -26,7 +27,7 @@ class LossScale(TaskWeights):
 
     def forward(self, losses):
         """Return {task: loss over its running mean}."""
-        means = torch.where(self.weights > 0, self.sums / self.weights, 1.0).clamp(min=1e-8)  # (K,)
+        means = torch.where(self.sums > 0, self.sums / self.weights, 1.0).clamp(min=1e-8)  # (K,)
         return {task: loss / means[self.tasks.index(task)] for task, loss in losses.items()}
 
     @torch.no_grad()

@@ -27,4 +27,4 @@ def mnrl(model, batch, scale=20.0, symmetric=False, threshold=4.0, weight=1.0):
 
 
 mnrl.tasks, mnrl.needs = ("para", "sts"), {"pair_encoding": "bi"}
-mnrl.trains_head, mnrl.reads_texts = False, True
+mnrl.trains_head, mnrl.reads_texts, mnrl.of_batch = False, True, True

@@ -3,6 +3,8 @@
 https://arxiv.org/abs/1902.02671. Legend:  B batch · T tokens · C hidden size · S size of the projection · H heads
 """
 
+import math
+
 import torch.nn as nn
 import torch.nn.functional as F
 
@@ -79,3 +81,6 @@ def pals(bert, size=0, heads=12):
     for projection in bert.projections.values():
         nn.init.zeros_(projection["decode"].weight)
     bert.takes_task = True
+
+
+pals.bounds = {"heads": (1, math.inf)}

@@ -88,7 +88,8 @@ class Layers(Cls):
 
     def forward(self, output, attention_mask):
         means = torch.stack([mean_of(states, attention_mask) for states in output["hidden_states"]])  # (L + 1, B, C)
-        return self.scale * torch.einsum("l,lbc->bc", self.scores.float().softmax(dim=0), means)
+        weights = self.scores.float().softmax(dim=0)[:, None, None]  # (L + 1, 1, 1)
+        return self.scale * (weights * means).sum(dim=0)  # no matrix product: autocast would take that to bf16
 
 
 @contextmanager

@@ -27,7 +27,7 @@ class RoundRobin(Schedule):
         if self.order and sorted(self.order) != sorted(self.loaders):
             raise UserError(f"--schedule round-robin:order={order}: name each of {', '.join(self.loaders)} once")
         self.rounds = (min if end == "shortest" else max)(self.lengths.values(), default=0)
-        self.joint = not self.order
+        self.joint, self.resizes = not self.order, end == "balanced"
         if end == "balanced" and self.loaders:
             self.rounds = self.balance(batch_size)
 

@@ -4,6 +4,8 @@ Negatives are those of the part (--accumulate) and of this process. Neither loss
 task's pooled one, without the paper's extra layer on [CLS].
 """
 
+import math
+
 import torch
 
 from extensions._contrastive import cosines, pad_together, positives, ranking, same_text
@@ -57,3 +59,5 @@ unsupervised_simcse.tasks, supervised_simcse.tasks = ("sst", "para", "sts"), ("p
 unsupervised_simcse.needs = supervised_simcse.needs = {"pair_encoding": "bi"}
 unsupervised_simcse.trains_head = supervised_simcse.trains_head = False
 unsupervised_simcse.reads_texts = supervised_simcse.reads_texts = True
+unsupervised_simcse.of_batch = supervised_simcse.of_batch = True
+unsupervised_simcse.bounds = supervised_simcse.bounds = {"temperature": (0.001, math.inf)}

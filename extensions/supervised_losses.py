@@ -26,3 +26,4 @@ def mse(model, batch):
 
 
 ce.tasks, bce.tasks, mse.tasks = ("sst",), ("para",), ("sts",)
+ce.bounds = {"smoothing": (0, 1)}

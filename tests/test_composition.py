@@ -31,7 +31,8 @@ JOINT = "--schedule round-robin"
 TECHNIQUES = (
     "--schedule round-robin:end=longest",
     "--schedule round-robin:order=para+sts+sst", "--schedule sqrt", "--schedule temperature:alpha=0.3",
-    "--schedule annealed", "--schedule staged:first=para", "--schedule even",
+    "--schedule annealed", "--schedule staged:first=para", "--schedule staged:first=none,delay=sst", "--schedule even",
+    "--schedule round-robin:end=balanced,batch_size=5", "--dropout attention=0.2",
     f"{JOINT} --gradient pcgrad", f"{JOINT} --gradient gradvac", f"{JOINT} --gradient cagrad",
     f"{JOINT} --task_weights uncertainty", "--task_weights loss-scale", "--task_weights dwa",
     "--loss sst=ordinal", "--loss sst=one-versus-rest", "--loss sst=focal", "--loss sst=ce:smoothing=0.1",
@@ -143,6 +144,11 @@ def test_every_technique_is_among_them():
                  for technique in TECHNIQUES if f"--{flag} " in technique for word in technique.split()}
         for name in table:
             assert (flag, name) in plain or any(name in word for word in named), (flag, name)
+
+
+@pytest.mark.parametrize("technique", TECHNIQUES)
+def test_each_alone_in_bf16(technique, base):
+    assert all(map(math.isfinite, three_steps([*base, "--precision", "bf16", *technique.split()])))
 
 
 @pytest.mark.parametrize("technique", TECHNIQUES)

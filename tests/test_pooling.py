@@ -43,8 +43,10 @@ def test_layers_by_hand():
 
 @pytest.mark.parametrize("name", POOLING)
 def test_a_row_of_padding_alone_gives_a_number(name):
-    pooled = POOLING[name](BERT)(OUTPUT, torch.zeros(2, 3, dtype=torch.long))
-    assert pooled.isfinite().all() and pooled.dtype == torch.float32
+    for enabled in (False, True):  # under autocast too a head gets fp32
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            pooled = POOLING[name](BERT)(OUTPUT, torch.zeros(2, 3, dtype=torch.long))
+        assert pooled.isfinite().all() and pooled.dtype == torch.float32
 
 
 def test_hidden_states_are_those_of_transformers_definition(bert_dir):

@@ -112,6 +112,12 @@ def test_loss_scale_by_hand():
     weights.after_step({"sts": torch.tensor(-3.0)})
     assert weights.sums is sums and sums.data_ptr() == address  # in place, for CUDA graphs
     assert values_of(weights(losses_of(3.0, tasks=("sts",)))) == {"sts": 1.0}
+    weights = LossScale(TASKS)
+    for loss, expected in ((0.0, 5.0), (0.0, 5.0), (10.0, None)):  # no positives yet: nothing to scale by
+        weights.after_step({"para": torch.tensor(loss)})
+        if expected:
+            assert values_of(weights(losses_of(2.0, 5.0)))["para"] == expected
+    assert values_of(weights(losses_of(2.0, 5.0)))["para"] < 5.0
     with pytest.raises(UserError, match="beta=1"):
         LossScale(TASKS, beta=1)
 

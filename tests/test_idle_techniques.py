@@ -1,0 +1,84 @@
+"""What cannot be meant, or would do nothing, with techniques of several tasks: one line that says so."""
+
+import sys
+
+import pytest
+
+import extensions
+import multitask_classifier
+from files import UserError
+from multitask_classifier import get_args
+
+REFUSED = [
+    ("--heads sts=mlp:hidden=3 --loss sts=cosine", "--heads sts=mlp:hidden=3: the cosine takes the place of that head"),
+    ("--pair_encoding bi --pair_score cosine --heads para=mlp:hidden=3", "--heads para=mlp:hidden=3: the cosine"),
+    ("--tasks sst --schedule round-robin --gradient pcgrad", "--gradient pcgrad combines several tasks' gradients"),
+    ("--tasks sst --pair_encoding bi --pair_score cosine", "--pair_encoding bi is for pairs, .* --pair_score cosine"),
+    ("--heads sst=mlp:hidden=9", "hidden must be from 0 to 4"),
+    ("--heads para=relational:hidden=0 sts=relational:hidden=0", "hidden must be from 1 to 4"),
+    ("--loss sst=ce:smoothing=2", "smoothing must be from 0 to 1"),
+    ("--loss sst=ce sst=simcse:temperature=0", "temperature must be at least 0.001")]
+REFUSED_BY_ARGPARSE = [
+    ("--penalty bregman:beta=2", "beta must be from 0 to 1"), ("--gradient gradvac:beta=5", "beta must be from 0 to 1"),
+    ("--adapt pals:heads=0", "heads must be at least 1"), ("--adapt extra-attention:layers=0", "layers must be at")]
+REFUSED_LATER = [
+    ("--heads sst=mlp:activation=foo", "--heads sst=mlp:activation=foo: activation=foo: choose one of relu"),
+    ("--tasks sst sts --task_weights fixed:para=2", "fixed: para is not among --tasks sst sts"),
+    ("--schedule round-robin:end=balanced --task_batch_size para=4", "--task_batch_size: --schedule round-robin:end"),
+    ("--schedule round-robin:order=para+sts+sst --gradient pcgrad", "without order=, or even")]
+
+
+@pytest.fixture
+def run(course_folder, monkeypatch, capsys):
+    """Return a function that runs the script on tiny files and gives what it printed."""
+    def run(flags):
+        monkeypatch.setattr(sys, "argv", ["multitask_classifier.py", "--skip_predictions", *flags.split()])
+        multitask_classifier.main()
+        return capsys.readouterr().out
+    return run
+
+
+@pytest.mark.parametrize("flags, message", REFUSED)
+def test_contradictions(flags, message):
+    with pytest.raises(UserError, match=message):
+        get_args(flags.split())
+
+
+@pytest.mark.parametrize("flags, message", REFUSED_BY_ARGPARSE)
+def test_numbers_out_of_bounds(flags, message, capsys):
+    with pytest.raises(SystemExit):
+        get_args(flags.split())
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags, message", REFUSED_LATER)
+def test_before_the_first_step(flags, message, run):
+    with pytest.raises(UserError, match=message):
+        run(flags)
+
+
+def test_notes(run):
+    said = run("--accumulate 4 --loss para=mnrl sts=pearson --task_weights dwa --epochs 2 --batch_size 4")
+    assert "note: para=mnrl compares the rows of a part, and --accumulate 4 leaves about 1 in each" in said
+    assert "note: sts=pearson compares the rows of a part" in said
+    assert "note: --task_weights dwa leaves all tasks alike for the first 2 epochs, and this run has 2" in said
+    said = run("--loss sst=ce sst=simcse:weight=0.1 --epochs 3 --task_weights dwa")
+    assert "note: " not in said.replace("note: every step here is of one task", "") and "encoded apart" not in said
+
+
+def test_the_cosines_of_gradients_are_printed_and_kept_over_log_points(run):
+    said = run("--schedule round-robin --gradient pcgrad --epochs 1 --log_every 1 --batch_size 2")
+    [line] = [line for line in said.splitlines() if line.startswith("mean cosines of the tasks' gradients: ")]
+    assert [part.split()[0] for part in line.split(": ")[1].split(", ")] == ["sst/para", "sst/sts", "para/sts"]
+    assert "cosines" not in run("--schedule round-robin --epochs 1")
+
+
+def test_every_default_can_be_written():
+    for table in (value for name, value in vars(extensions).items() if name.isupper() and name != "ENGINE"
+                  and isinstance(value, dict)):
+        for name, technique in table.items():
+            for parameter in extensions.inspect.signature(technique).parameters.values():
+                default = parameter.default
+                if default is not parameter.empty and parameter.name not in ("weight_decay", "seed", "epochs"):
+                    text = str(default).lower() if isinstance(default, bool) else default
+                    extensions.from_spec(f"{name}:{parameter.name}={text}", table)
