@@ -29,6 +29,7 @@ FINE_TUNE_MODES = {"last-linear-layer": "pretrain", "full-model": "finetune"}
 # What the settings in a checkpoint may be, where they are there: words, and (least, most, kind) of numbers.
 STORED_CHOICES = {"option": ("pretrain", "finetune"), "fine_tune_mode": tuple(FINE_TUNE_MODES),
                   "pair_encoding": ("cross", "bi"), "pair_score": (*PAIR_FEATURES, "cosine"),
+                  "pair_order": ("given", "both"),
                   "tasks": ("sst", "para", "sts"),
                   "truncation": ("head", "tail", "head+tail")}
 STORED_SPECS = {"pooling": POOLING, "heads": HEADS, **ENCODER_FLAGS}

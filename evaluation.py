@@ -93,7 +93,7 @@ def predict_pairs(loader, model, task, device):
     def logits_of(batch):
         names = next((names for names in (("features",), PACKED) if names[0] in batch), APART)
         inputs = {name: batch[name].to(device, non_blocking=True) for name in names}
-        return (predict(*inputs.values()) if names is APART else model.logits({**inputs, "task": task})).flatten()
+        return (predict(*inputs.values()) if names is APART else model.predict({**inputs, "task": task})).flatten()
 
     return collect(loader, model, logits_of)
 

@@ -71,7 +71,7 @@ from extensions._encoder import is_frozen
 from extensions._feature_cache import are_fixed, frozen_loader, of_batch
 from extensions.dropout_sites import set_dropout
 from extensions.heads import CosineHead, Relational
-from extensions.pairs import encode_apart, pack_pairs
+from extensions.pairs import encode_apart, pack_pairs, swapped
 from extensions.pooling import hidden_states_of
 from files import UserError, run_script
 from reading import FORMATS, read_sound, require_files
@@ -86,7 +86,7 @@ ROOT = os.path.dirname(os.path.abspath(__file__))
 LEARNING_RATES = {"pretrain": 1e-3, "finetune": 7e-6}
 # The arguments that decide which parameters the model has, and what they compute.
 ARCHITECTURE = ("hidden_dropout_prob", "encoder_dropout_prob", "option", "pretrained", "pooling", "heads", "outputs",
-                "pair_encoding", "pair_score", *ENCODER_FLAGS, "max_length")
+                "pair_encoding", "pair_score", "pair_order", *ENCODER_FLAGS, "max_length")
 FILES = {"sst": "ids-sst-{}.csv", "para": "quora-{}.csv", "sts": "sts-{}.csv"}
 
 
@@ -102,9 +102,10 @@ class MultitaskBERT(nn.Module):
     ("pretrain" freezes BERT, which then also runs without dropout), and may have, for all tasks or as a dict by
     task: `pooling` (of POOLING), `heads` (of HEADS), `outputs` (of OUTPUTS, in place of a head's linear output) and,
     of pairs, `pair_encoding` ("cross": a pair is one sequence, as in Devlin et al. 2019; "bi": two, compared
-    afterwards) and `pair_score` (of "bi": one of PAIR_FEATURES for the head to read, or "cosine"). `norm`, `ffn`,
-    `attention` and `positions` are specs of parts of the encoder, `adapt` is a list of specs of ADAPT, `max_length` the
-    tokens of a sequence.
+    afterwards) and `pair_score` (of "bi": one of PAIR_FEATURES for the head to read, or "cosine"), and for all
+    `pair_order` ("both": predictions are the mean over both orders of a pair's texts). `norm`, `ffn`, `attention` and
+    `positions` are specs of parts of the encoder, `adapt` is a list of specs of ADAPT, `max_length` the tokens of a
+    sequence.
     """
 
     def __init__(self, config):
@@ -129,7 +130,7 @@ class MultitaskBERT(nn.Module):
     def settings(config):
         """Return a configuration completed by what it means where it says nothing."""
         return read_config(config, pooling="cls", heads="mlp", outputs={}, pair_encoding="cross", pair_score="concat",
-                           max_length=512)
+                           pair_order="given", max_length=512)
 
     def head(self, task, width, out_features):
         """Return the head that the configuration names for a task, which reads `width` encodings side by side."""
@@ -180,13 +181,13 @@ class MultitaskBERT(nn.Module):
 
     def predict_paraphrase(self, input_ids_1, attention_mask_1, input_ids_2, attention_mask_2):
         """Return one logit a pair, (B,), above 0 for a paraphrase; the texts are (B, T1) and (B, T2)."""
-        return self.score("para", self.encode_pair(
-            "para", input_ids_1, attention_mask_1, input_ids_2, attention_mask_2))
+        return self.predict({"task": "para", "token_ids_1": input_ids_1, "attention_mask_1": attention_mask_1,
+                             "token_ids_2": input_ids_2, "attention_mask_2": attention_mask_2})
 
     def predict_similarity(self, input_ids_1, attention_mask_1, input_ids_2, attention_mask_2):
         """Return one similarity a pair, (B,), on the labels' scale of 0 to 5 but not bound to it."""
-        return self.score("sts", self.encode_pair(
-            "sts", input_ids_1, attention_mask_1, input_ids_2, attention_mask_2))
+        return self.predict({"task": "sts", "token_ids_1": input_ids_1, "attention_mask_1": attention_mask_1,
+                             "token_ids_2": input_ids_2, "attention_mask_2": attention_mask_2})
 
     def encode_pair(self, task, *sides):
         """Return the encodings of pairs (ids, mask, ids, mask) that `task` uses: [(B, C)], or u and v, (B, C) each."""
@@ -216,6 +217,13 @@ class MultitaskBERT(nn.Module):
     def logits(self, batch):
         """Return the logits (B, 5) or (B,) of a batch on the model's device, for the task batch["task"]."""
         return self.score(batch["task"], self.features(batch))
+
+    def predict(self, batch):
+        """Return the logits of a batch as predictions are made: of pairs in one order or, by the settings, in both."""
+        logits = self.logits(batch)
+        if self.config.pair_order == "given" or batch["task"] not in PAIR_TASKS:
+            return logits
+        return (logits + self.logits(swapped({**batch, "encoded": []}))) / 2
 
 
 def low_shot(rows, count, seed):
@@ -481,7 +489,7 @@ def contradictions(args):
         problems.append(f"--tasks {' '.join(given['tasks'])}: name each task once")
     pairs = [task for task in PAIR_TASKS if task in args.tasks]
     problems += [f"--{flag} {given[flag]} is for pairs, and there are none in --tasks {' '.join(args.tasks)}: leave it "
-                 "out" for flag in ("pair_encoding", "pair_score") if flag in given and not pairs]
+                 "out" for flag in ("pair_encoding", "pair_score", "pair_order") if flag in given and not pairs]
     if GRADIENTS[args.gradient.partition(":")[0]].per_task and len(args.tasks) == 1:
         problems.append(f"--gradient {args.gradient} combines several tasks' gradients, and --tasks names one: leave "
                         "one of the two out")

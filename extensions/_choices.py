@@ -31,6 +31,8 @@ def add_technique_arguments(parser):
         help="cross (default): a pair is one sequence; bi: two, compared afterwards")
     add("--pair_score", choices=(*PAIR_FEATURES, "cosine"),
         help="how bi compares: a head over (u, v, |u - v|) (default) or with u v too, or the cosine")
+    add("--pair_order", choices=("given", "both"), default="given",
+        help="both: predictions are the mean over both orders of a pair's texts, for twice the time")
     add("--pooling", nargs="+", action="extend", metavar="[TASK=]SPEC",
         help=f"{', '.join(POOLING)}: the sentence's encoding, for all tasks or for one (default: cls)")
     add("--heads", nargs="+", action="extend", metavar="[TASK=]SPEC",

@@ -40,14 +40,14 @@ def are_fixed(model, args=None):
     """Tell whether a model's features stay as they are, and the losses and penalties that `args` name ask for no more.
 
     Nothing below the heads is trained, and the frozen encoder runs without dropout. Some losses and penalties read a
-    batch's tokens, or disturb their embeddings: they say so by `reads_texts = True`.
+    batch's tokens, or disturb their embeddings: they say so by `reads_texts = True`. Nor is a pair read in both orders.
     """
     below = [model.bert, *getattr(model, "pooling", {}).values()]
     losses = [from_spec(spec, TASK_LOSSES)
               for specs in (getattr(args, "loss", None) or {}).values() for spec in specs]
     penalties = penalties_of(getattr(args, "penalty", None))
     techniques = [getattr(technique, "func", technique) for technique in (*losses, *penalties)]
-    return (model.config.option == "pretrain"
+    return (model.config.option == "pretrain" and getattr(model.config, "pair_order", "given") == "given"
             and not any(getattr(technique, "reads_texts", False) for technique in techniques)
             and all(is_frozen(part) for part in below))
 

@@ -53,6 +53,21 @@ def encode_apart(encode, input_ids_1, attention_mask_1, input_ids_2, attention_m
     return torch.cat(encoded)[order.argsort()].chunk(2)
 
 
+def swapped(batch):
+    """Return a batch of pairs, packed or apart, with the two texts of every pair in the other order."""
+    if "token_ids_1" in batch:
+        names = [name.removesuffix("_1") for name in batch if name.endswith("_1")]
+        return {**batch, **{f"{name}_{3 - side}": batch[f"{name}_{side}"] for name in names for side in (1, 2)}}
+    input_ids, attention_mask, token_type_ids = (
+        batch[name] for name in ("token_ids", "attention_mask", "token_type_ids"))  # (B, T) each
+    second = token_type_ids.sum(1, keepdim=True)  # (B, 1): the tokens of b [SEP]
+    first = attention_mask.sum(1, keepdim=True) - second  # (B, 1): of [CLS] a [SEP]
+    position = torch.arange(input_ids.shape[1], device=input_ids.device).unsqueeze(0)  # (1, T)
+    place = torch.where(position <= second, first + position - 1, position - second) * (position > 0)
+    return {**batch, "token_ids": input_ids.gather(1, place.clamp(max=input_ids.shape[1] - 1)) * attention_mask,
+            "token_type_ids": (position > second).long() * attention_mask}
+
+
 def concat(u, v):
     """Return (u, v, |u - v|), (B, 3 C) (Reimers and Gurevych 2019, section 3)."""
     return torch.cat([u, v, (u - v).abs()], dim=-1)

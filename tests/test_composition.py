@@ -48,8 +48,8 @@ TECHNIQUES = (
     "--pooling mean", "--pooling max", "--pooling attention", "--pooling layers", "--pooling pooler",
     "--heads mlp:hidden=4,activation=rrelu", "--heads para=relational sts=relational",
     "--pair_encoding cross", "--pair_encoding bi --pair_score product", "--pair_encoding bi --pair_score cosine",
-    "--accumulate 2", "--option pretrain", "--param_groups layerwise", "--param_groups flat:head=10",
-    "--param_groups per-layer:rates=1e-5+2e-5+3e-5",
+    "--pair_order both", "--accumulate 2", "--option pretrain", "--param_groups layerwise",
+    "--param_groups flat:head=10", "--param_groups per-layer:rates=1e-5+2e-5+3e-5",
 )
 # Adaptations of the encoder that do not go together in this order, by what the message says.
 CLASHES = {

@@ -219,6 +219,7 @@ def test_what_is_not_fixed_is_not_kept(bert_dir):
         sentiment_model(bert_dir), SimpleNamespace(penalty=None))
     assert not fixed(option="finetune") and not fixed(pooling="attention") and not fixed(penalty=["smart"])
     assert not fixed("simcse") and not fixed(change=lambda model: model.bert.pooler_dense.requires_grad_(True))
+    assert not fixed(pair_order="both")
     assert not fixed(option="finetune", change=lambda model: model.bert.requires_grad_(False))  # dropout is on
 
 

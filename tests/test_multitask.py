@@ -85,6 +85,25 @@ def test_padding_changes_no_prediction(pooling, encoding, build):
         torch.testing.assert_close(predict(*wider), predict(*PAIR))
 
 
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("task", ["para", "sts"])
+@torch.no_grad()
+def test_predictions_in_both_orders_are_the_mean_of_two(task, encoding, build):
+    given, both = build(pooling="mean", **encoding), build(pooling="mean", pair_order="both", **encoding)
+    predict, average = ({"para": model.predict_paraphrase, "sts": model.predict_similarity}[task]
+                        for model in (given, both))
+    one, other = predict(*PAIR), predict(IDS_2, MASK_2, IDS_1, MASK_1)
+    torch.testing.assert_close(average(*PAIR), (one + other) / 2)
+    torch.testing.assert_close(average(IDS_2, MASK_2, IDS_1, MASK_1), (one + other) / 2)
+    assert one.allclose(other) == ("pair_score" in encoding)  # the cosine alone is symmetric
+    batch = dict(zip(("token_ids_1", "attention_mask_1", "token_ids_2", "attention_mask_2"), PAIR, strict=True))
+    assert both.logits({**batch, "task": task}).equal(one)  # losses see the pairs as they are
+    if encoding["pair_encoding"] == "cross":
+        packed = dict(zip(("token_ids", "attention_mask", "token_type_ids"), pack_pairs(*PAIR, 512), strict=True))
+        torch.testing.assert_close(both.predict({**packed, "task": task}), (one + other) / 2)
+    assert both.predict_sentiment(IDS_1, MASK_1).equal(given.predict_sentiment(IDS_1, MASK_1))
+
+
 def test_cosine_heads_start_on_the_labels_scales(build):
     model = build(pair_encoding="bi", pair_score="cosine")
     u = torch.tensor([[1.0, 0.0], [1.0, 0.0]])

@@ -8,6 +8,7 @@ import torch
 
 import datasets
 import reading
+from extensions.pairs import swapped
 from multitask_classifier import MultitaskBERT, pack_pairs
 from tests.fixtures_tiny import tiny_bert_dir
 from tests.tokenizer_oracle import VOCAB, ask
@@ -139,3 +140,20 @@ def test_a_row_of_padding_alone_gives_a_number(pair_encoding, tmp_path):
     alone = model.predict_similarity(ids1[:1], mask1[:1], ids1[:1], mask1[:1])
     assert scores.isfinite().all()
     torch.testing.assert_close(scores[:1], alone)
+
+
+@pytest.mark.parametrize("max_length", [12, 512])
+def test_swapped_is_packing_the_texts_in_the_other_order(tokenizer, max_length):
+    firsts, seconds = (alone(tokenizer, texts) for texts in all_small_pairs())
+    batch = dict(zip(("token_ids", "attention_mask", "token_type_ids"),
+                     pack_pairs(*firsts, *seconds, max_length), strict=True))
+    there = swapped({**batch, "task": "sts"})
+    back = swapped(there)
+    assert all(back[name].equal(tensor) for name, tensor in batch.items()) and there["task"] == "sts"
+    if max_length == 512:
+        for ours, expected in zip((there["token_ids"], there["attention_mask"], there["token_type_ids"]),
+                                  pack_pairs(*seconds, *firsts, max_length), strict=True):
+            assert ours.equal(expected)
+    apart = {"token_ids_1": firsts[0], "attention_mask_1": firsts[1], "token_ids_2": seconds[0],
+             "attention_mask_2": seconds[1], "labels": 1}
+    assert [swapped(apart)[name] is apart[name.translate(str.maketrans("12", "21"))] for name in apart] == [True] * 5
