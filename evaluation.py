@@ -79,7 +79,7 @@ def predict_sentiment(loader, model, device):
     """As `collect`, with the model's sentiment logits (N, 5), of texts or of their features."""
     def logits_of(batch):
         if "features" in batch:
-            return model.logits({"features": batch["features"].to(device), "task": "sst"})
+            return model.predict({"features": batch["features"].to(device), "task": "sst"})
         return model.predict_sentiment(*(batch[name].to(device, non_blocking=True)
                                          for name in ("token_ids", "attention_mask")))
 

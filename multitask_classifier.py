@@ -177,7 +177,7 @@ class MultitaskBERT(nn.Module):
 
     def predict_sentiment(self, input_ids, attention_mask):
         """Return the logits (B, 5) of the sentiment classes of input_ids (B, T)."""
-        return self.score("sst", [self(input_ids, attention_mask, task="sst")])
+        return self.predict({"task": "sst", "token_ids": input_ids, "attention_mask": attention_mask})
 
     def predict_paraphrase(self, input_ids_1, attention_mask_1, input_ids_2, attention_mask_2):
         """Return one logit a pair, (B,), above 0 for a paraphrase; the texts are (B, T1) and (B, T2)."""
@@ -219,9 +219,15 @@ class MultitaskBERT(nn.Module):
         return self.score(batch["task"], self.features(batch))
 
     def predict(self, batch):
-        """Return the logits of a batch as predictions are made: of pairs in one order or, by the settings, in both."""
+        """Return the logits of a batch from which predictions are made.
+
+        Of classes the largest is predicted: an output layer may have a decision of its own. Pairs are read in one order
+        or, by the settings, in both.
+        """
         logits = self.logits(batch)
-        if self.config.pair_order == "given" or batch["task"] not in PAIR_TASKS:
+        if batch["task"] == "sst":
+            return getattr(self.sentiment_head[-1], "decision", nn.Identity())(logits)
+        if self.config.pair_order == "given":
             return logits
         return (logits + self.logits(swapped({**batch, "encoded": []}))) / 2
 

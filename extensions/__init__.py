@@ -65,7 +65,7 @@ from extensions.lora import lora
 from extensions.loss_scale import LossScale
 from extensions.mixout import mixout
 from extensions.mnrl import mnrl
-from extensions.one_versus_rest import one_versus_rest
+from extensions.one_versus_rest import PriorOutput, one_versus_rest
 from extensions.ordinal import OrdinalOutput, ordinal
 from extensions.packed_attention import pack_attention
 from extensions.pairs import concat, product
@@ -103,7 +103,7 @@ ADAPT = {"lora": lora, "dora": dora, "adapters": adapters, "prefix": prefix, "pr
 POOLING = {"cls": Cls, "mean": Mean, "max": Max, "pooler": Pooler, "attention": Attention, "layers": Layers}
 HEADS = {"mlp": mlp, "relational": Relational}
 PAIR_FEATURES = {"concat": concat, "product": product}
-OUTPUTS = {"ordinal": OrdinalOutput}
+OUTPUTS = {"ordinal": OrdinalOutput, "prior": PriorOutput}
 PARAMETER_GROUPS = {"flat": flat, "no-decay": no_decay, "layerwise": layerwise, "per-layer": per_layer}
 TASK_LOSSES = {"ce": ce, "ordinal": ordinal, "one-versus-rest": one_versus_rest, "focal": focal, "bce": bce, "mse": mse,
                "cosine": cosine, "cosine-embedding": cosine_embedding, "pearson": pearson_loss, "mnrl": mnrl,

@@ -1,7 +1,22 @@
 """One binary classifier a class (Rifkin and Klautau 2004, "In defense of one-vs-all classification")."""
 
+import math
+
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
+
+
+class PriorOutput(nn.Linear):
+    """A linear layer whose bias makes each of K classes as likely as one in K at first: -log(K - 1) (Lin et al. 2017).
+
+    https://arxiv.org/abs/1708.02002, section 4.1. From 0, the rest being K - 1 times as many, it would have to learn
+    that before anything else, at the small steps of an encoder's learning rate.
+    """
+
+    def __init__(self, in_features, classes):
+        super().__init__(in_features, classes)
+        nn.init.constant_(self.bias, -math.log(classes - 1))
 
 
 def one_versus_rest(model, batch):
@@ -15,5 +30,5 @@ def one_versus_rest(model, batch):
     return F.binary_cross_entropy_with_logits(batch["logits"], targets)
 
 
-one_versus_rest.tasks = ("sst",)
+one_versus_rest.tasks, one_versus_rest.needs = ("sst",), {"output": "prior"}
 one_versus_rest.not_with = ("ordinal",)

@@ -19,12 +19,12 @@ from tests.fixtures_tiny import task_batch
 CASES = [("sst", "cross"), ("para", "cross"), ("para", "bi"), ("sts", "cross"), ("sts", "bi")]
 
 
-def tiny_model(bert_dir, dropout=0.0, pair_encoding="cross", option="finetune", adapt=()):
+def tiny_model(bert_dir, dropout=0.0, pair_encoding="cross", option="finetune", adapt=(), **more):
     """Return a tiny model in training mode, the same at every call."""
     torch.manual_seed(0)
     return MultitaskBERT(SimpleNamespace(
         pretrained=bert_dir, option=option, hidden_dropout_prob=dropout, encoder_dropout_prob=dropout, pooling="mean",
-        pair_encoding=pair_encoding, adapt=list(adapt))).train()
+        pair_encoding=pair_encoding, adapt=list(adapt), **more)).train()
 
 
 def a_batch(task, bert_dir, extra=0):

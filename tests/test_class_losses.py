@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from extensions import TASK_LOSSES, from_spec
+from extensions.one_versus_rest import PriorOutput
 from extensions.ordinal import OrdinalOutput
+from tests.regularizer_cases import a_batch, tiny_model
 
 CLASSES = [[1.5, 2.0, -1.0, 0.0, 0.3], [0.0, -1.0, 4.0, 1.0, 1.0], [9.0, 0.0, 0.0, 0.0, 0.0]]
 CLASS_LABELS = [1, 0, 4]
@@ -141,7 +143,36 @@ def test_ordinal_output_is_finite_far_out():
     assert output(0 * features)[0, 2].item() == pytest.approx(by_hand, rel=1e-5)
 
 
-def test_ordinal_loss_is_the_likelihood_and_an_argmax_decides():
+def test_the_decision_is_the_class_between_whose_thresholds_the_score_lies(bert_dir):
+    output, features = random_output()
+    scores = (output.score(features).squeeze(1) * 3).detach()
+    output.score.weight.data *= 3
+    log_p = output(features).detach()
+    between = torch.searchsorted(output.thresholds().detach(), scores)
+    assert output.decision(log_p).argmax(1).equal(between) and not log_p.argmax(1).equal(between)
+    # By hand: of .1 .2 .25 .25 .2 half lies below the end of the third class, and .55 from its beginning on.
+    p = torch.tensor([[0.1, 0.2, 0.25, 0.25, 0.2], [0.6, 0.1, 0.1, 0.1, 0.1], [0.1, 0.1, 0.1, 0.3, 0.4]])
+    torch.testing.assert_close(output.decision(p.log()).exp()[0], torch.tensor([0.1, 0.3, 0.55, 0.45, 0.2]))
+    assert output.decision(p.log()).argmax(1).tolist() == [2, 0, 3]
+    far = torch.full((2, 5), -1e4)
+    far[0, 0] = far[1, 4] = 0.0
+    assert output.decision(far).argmax(1).tolist() == [0, 4] and output.decision(far).isfinite().all()
+
+    model = tiny_model(bert_dir, outputs={"sst": "ordinal"}).eval()
+    batch = a_batch("sst", bert_dir)
+    with torch.no_grad():
+        logits = model.logits(batch)
+        assert model.predict_sentiment(batch["token_ids"], batch["attention_mask"]).equal(output.decision(logits))
+    torch.testing.assert_close(logits.exp().sum(1), torch.ones(len(logits)))  # losses see probabilities
+
+
+def test_classes_of_one_versus_rest_begin_at_their_prior():
+    output = PriorOutput(6, 5)
+    torch.testing.assert_close(output(torch.zeros(2, 6)).sigmoid(), torch.full((2, 5), 0.2))
+    assert output.weight.shape == (5, 6) and TASK_LOSSES["one-versus-rest"].needs == {"output": "prior"}
+
+
+def test_ordinal_loss_is_the_likelihood():
     output, features = random_output()
     labels = torch.tensor([0, 1, 2, 3, 4, 0, 1, 2])
     log_p = output(features).detach()
