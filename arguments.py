@@ -281,10 +281,13 @@ def parse(parser, complete, argv, contradictions=lambda args: []):
         if stored["args"] and ("data_set" in stored["args"]) != hasattr(args, "data_set"):
             raise UserError(f"the run in {args.run_dir} is the other script's, of classifier.py and "
                             "multitask_classifier.py; resume it with that one, or name another --run_dir")
-        args = complete(argparse.Namespace(**{**stored["given"], **given}))
+        # Without the flag again the predictions are made; a default that has changed since then is not taken over.
+        stored["given"].pop("skip_predictions", None)
+        kept = {"lr": stored["args"]["lr"]} if "lr" in stored["args"] else {}
+        args = complete(argparse.Namespace(**{**kept, **stored["given"], **given}))
         for name, before in stored["args"].items():
             now = plain(getattr(args, name, None))
-            if now == before or name in ("resume", "run_dir", "filepath", "given"):
+            if now == before or name in ("resume", "run_dir", "filepath", "given", "skip_predictions"):
                 continue
             if name in SETTLED:
                 raise UserError(f"--{name} is {now}, but the run in {args.run_dir} began with {before}; leave the "

@@ -350,9 +350,10 @@ def announce(schedule, args):
         print(f"{task}: {len(loader.dataset)} rows in {len(loader)} batches of {loader.batch_sampler.batch_size}, "
               f"{loader.batch_sampler.padding_share():.1%} padding{apart}")
         of_batch = [spec for spec in args.loss[task] if traits(spec, "of_batch", False)]
-        if of_batch and args.accumulate > 1:
-            print(f"note: {task}={of_batch[0]} compares the rows of a part, and --accumulate {args.accumulate} leaves "
-                  f"about {loader.batch_sampler.batch_size / args.accumulate:g} in each")
+        parts = args.accumulate * distributed.world_size()
+        if of_batch and parts > 1:
+            print(f"note: {task}={of_batch[0]} compares the rows of one of {parts} parts of a step, about "
+                  f"{loader.batch_sampler.batch_size / parts:g}")
     needed_epochs = getattr(TASK_WEIGHTS[args.task_weights.partition(":")[0]], "needed_epochs", 1)
     if args.epochs < needed_epochs:
         print(f"note: --task_weights {args.task_weights} leaves all tasks alike for the first {needed_epochs - 1} "
@@ -398,8 +399,10 @@ def test_multitask(args):
     for own in [of_task(args, task) for task in args.tasks] if args.per_task_epochs else [args]:
         saved = load_checkpoint(own.filepath)
         own = with_stored(own, saved, ("tasks", "pretrained", "max_length", "truncation"))
+        # How to predict is a matter of now, where the command line says it; all else is the model's.
+        said = {name: value for name, value in getattr(own, "given", {}).items() if name == "pair_order"}
         with restoring(own.filepath):
-            model = MultitaskBERT(saved["model_config"])
+            model = MultitaskBERT({**saved["model_config"], **said})
             load_weights(model, saved)
         check_tokenizer(own, model.to(device))
         print(f"load model from {own.filepath}")

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from arguments import number
 from engine import make_optimizer, make_step, to_device
 from extensions import SCHEDULES, made
 from extensions._cpu import fit_threads, keep_freed_memory
@@ -89,8 +90,8 @@ def main(argv=None):
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="+", help="ablation files; each begins with its base")
     parser.add_argument("--data", default=str(SAMPLE), help="folder of the course's files")
-    parser.add_argument("--rows", type=int, default=16, help="rows of a task's batch")
-    parser.add_argument("--rounds", type=int, default=4, help="how often each is timed")
+    parser.add_argument("--rows", type=number(int, 1), default=16, help="rows of a task's batch")
+    parser.add_argument("--rounds", type=number(int, 1), default=4, help="how often each is timed")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these rows alone")
     parser.add_argument("--use_gpu", action="store_true", help="measure on the GPU")
     args = parser.parse_args(argv)
@@ -120,7 +121,8 @@ def main(argv=None):
                   flush=True)
             del other
     if not results:
-        raise UserError(f"--only {', '.join(args.only)}: no such row in {', '.join(args.files)}")
+        raise UserError(f"nothing to compare with the base: {', '.join(args.files)} has no row"
+                        + (f" {' or '.join(args.only)}" if args.only else " beside it"))
     print(json.dumps({"benchmark": "step_cost", "device": device.type, "threads": torch.get_num_threads(),
                       "rows": args.rows, "rounds": args.rounds, "results": results}))
 

@@ -66,11 +66,12 @@ def resolve_techniques(args):
     if args.option == "pretrain" and not args.adapt:
         require_heads(args)
     for task in args.tasks:
-        output, loss = needed(args.loss, "output", task)
         for spec in args.loss[task]:
-            if output in traits(spec, "not_with", ()):
-                raise UserError(f"--loss {task}={spec}: not with {task}={loss}, whose outputs are log-probabilities; "
-                                "leave one of the two out")
+            clash = [other for other in args.loss[task]
+                     if traits(other, "needs", {}).get("output") in traits(spec, "not_with", ())]
+            if clash:
+                raise UserError(f"--loss {task}={spec}: not with {task}={clash[0]}, whose outputs are "
+                                "log-probabilities; leave one of the two out")
     check_shared_head(args)
     args.outputs = {task: output for task in TASKS if (output := needed(args.loss, "output", task)[0])}
     args.task_batch_size = parse_batch_sizes(args.task_batch_size)

@@ -54,7 +54,11 @@ def encode_apart(encode, input_ids_1, attention_mask_1, input_ids_2, attention_m
 
 
 def swapped(batch):
-    """Return a batch of pairs, packed or apart, with the two texts of every pair in the other order."""
+    """Return a batch of pairs, packed or apart, with the two texts of every pair in the other order.
+
+    What was cut to pack a pair stays cut: of two equally long texts over an odd budget packing cuts the first by one
+    token more, whichever that is.
+    """
     if "token_ids_1" in batch:
         names = [name.removesuffix("_1") for name in batch if name.endswith("_1")]
         return {**batch, **{f"{name}_{3 - side}": batch[f"{name}_{side}"] for name in names for side in (1, 2)}}

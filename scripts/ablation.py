@@ -53,6 +53,8 @@ def read_rows_of(path):
         if not bar or not name.strip():
             raise UserError(f"{path}, line {n}: {line!r} is not `NAME | flags`")
         rows.append((name.strip(), shlex.split(flags)))
+    if not rows:
+        raise UserError(f"{path} holds no row: write one, `NAME | flags`")
     return rows
 
 
@@ -73,8 +75,16 @@ def read_results(path, share):
     """Return the lines of a results.jsonl that were trained on this share of the rows. Raises UserError without one."""
     if not os.path.exists(path):
         raise UserError(f"no results {path}: name a results.jsonl that this script has written")
-    results = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    return [result for result in results if result["share"] == share]
+    results = {}
+    for n, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            result = json.loads(line)
+        except ValueError:
+            print(f"note: {path}, line {n} is damaged, as by a power cut: left out", file=sys.stderr)
+            continue
+        if result["share"] == share:
+            results[result["name"], result["seed"], result["command"]] = result
+    return list(results.values())
 
 
 def command_of(flags):
@@ -115,10 +125,10 @@ def run(name, flags, seed, folder, data_dir):
 
 
 def interrupted(run_dir, flags):
-    """Tell whether the folder holds a run of these flags that was interrupted."""
-    last = Run(run_dir)
-    before = {name: value for name, value in last.stored_arguments()["given"].items() if name != "resume"}
-    return os.path.exists(last.last) and not last.finished() and before == plain(get_parser().given(flags))
+    """Tell whether the folder holds a run of these flags of which there is no result: with one it has no last.pt."""
+    there = Run(run_dir)
+    before = {name: value for name, value in there.stored_arguments()["given"].items() if name != "resume"}
+    return os.path.exists(there.last) and before == plain(get_parser().given(flags))
 
 
 def lines_of(run_dir, kind):
@@ -206,7 +216,8 @@ def main(argv=None):
     if unknown := [name for name in args.only or [] if name not in known]:
         raise UserError(f"--only {', '.join(unknown)}: the rows of {args.file} are {', '.join(known)}")
     if args.table:
-        print(table(rows, read_results(args.table, args.share)), end="")
+        latest = {(result["name"], result["seed"]): result for result in read_results(args.table, args.share)}
+        print(table(rows, list(latest.values())), end="")
         return
     args.out.mkdir(parents=True, exist_ok=True)
     data_dir = Path(args.data_dir).resolve()

@@ -93,6 +93,11 @@ def test_an_interrupted_run_goes_on_and_another_does_not(runs, tmp_path, capsys)
     capsys.readouterr()
     ablation.main([flags[0], "--table", str(tmp_path / "out" / "results.jsonl")])
     assert capsys.readouterr().out == table and not runs
+    with open(tmp_path / "out" / "results.jsonl", "a", encoding="utf-8") as file:  # the last line of a name and seed
+        file.write(json.dumps({**result, "overall": 0.125, "command": "another"}) + '\n{"name": "ba')
+    ablation.main([flags[0], "--table", str(tmp_path / "out" / "results.jsonl")])
+    said = capsys.readouterr()
+    assert "| base | .100 | .600 | .200 | .125 |  | 1 |" in said.out and "line 3 is damaged" in said.err
     with pytest.raises(UserError, match="no results .*nowhere"):
         ablation.main([flags[0], "--table", "nowhere"])
 
@@ -107,7 +112,7 @@ def test_a_share_of_the_rows(tmp_path):
 
 
 @pytest.mark.parametrize("text, flags, said", [
-    ("base --lr 1\n", [], "line 1: 'base --lr 1' is not `NAME | flags`"),
+    ("base --lr 1\n", [], "line 1: 'base --lr 1' is not `NAME | flags`"), ("# nothing\n", [], "holds no row"),
     (ROWS, ["--only", "bae"], "--only bae: the rows of .* are base, more steps, bi")])
 def test_mistakes(text, flags, said, tmp_path):
     (tmp_path / "rows.txt").write_text(text)

@@ -86,6 +86,14 @@ def test_a_resumed_run_remembers(stored, capsys):
     assert parse(get_parser(), complete, ["--run_dir", "run"]).epochs == 10
 
 
+def test_a_default_that_has_changed_is_not_taken_over(stored, monkeypatch, capsys):
+    before = stored("--epochs", "3").lr
+    monkeypatch.setitem(multitask_classifier.LEARNING_RATES, "finetune", 0.125)
+    resume = ["--resume", "--run_dir", "run"]
+    assert parse(get_parser(), complete, resume).lr == before != 0.125 and "--lr" not in capsys.readouterr().out
+    assert parse(get_parser(), complete, [*resume, "--lr", "0.5"]).lr == 0.5
+
+
 @pytest.mark.parametrize("flags", [["--seed", "3"], ["--tasks", "sst"], ["--fine-tune-mode", "last-linear-layer"]])
 def test_what_a_resumed_run_must_keep(flags, stored):
     stored()

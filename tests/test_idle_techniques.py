@@ -16,6 +16,8 @@ REFUSED = [
     ("--tasks sst --pair_encoding bi --pair_score cosine", "--pair_encoding bi is for pairs, .* --pair_score cosine"),
     ("--heads sst=mlp:hidden=9", "hidden must be from 0 to 4"),
     ("--heads para=relational:hidden=0 sts=relational:hidden=0", "hidden must be from 1 to 4"),
+    ("--loss sst=one-versus-rest sst=ordinal", "sst=one-versus-rest: not with sst=ordinal, whose outputs are log"),
+    ("--loss sst=ordinal sst=one-versus-rest", "sst=one-versus-rest: not with sst=ordinal, whose outputs are log"),
     ("--loss sst=ce:smoothing=2", "smoothing must be from 0 to 1"),
     ("--loss sst=ce sst=simcse:temperature=0", "temperature must be at least 0.001")]
 REFUSED_BY_ARGPARSE = [
@@ -59,8 +61,8 @@ def test_before_the_first_step(flags, message, run):
 
 def test_notes(run):
     said = run("--accumulate 4 --loss para=mnrl sts=pearson --task_weights dwa --epochs 2 --batch_size 4")
-    assert "note: para=mnrl compares the rows of a part, and --accumulate 4 leaves about 1 in each" in said
-    assert "note: sts=pearson compares the rows of a part" in said
+    assert "note: para=mnrl compares the rows of one of 4 parts of a step, about 1\n" in said
+    assert "note: sts=pearson compares the rows of one of 4 parts" in said
     assert "note: --task_weights dwa leaves all tasks alike for the first 2 epochs, and this run has 2" in said
     said = run("--loss sst=ce sst=simcse:weight=0.1 --epochs 3 --task_weights dwa")
     assert "note: " not in said.replace("note: every step here is of one task", "") and "encoded apart" not in said

@@ -76,10 +76,24 @@ def test_the_checkpoint_holds_all_that_prediction_needs(flags, run, course_folde
 
 
 def test_without_predictions_no_test_file_is_read(run):
-    for path in Path("data").glob("*test*"):
+    tests = {path: path.read_bytes() for path in Path("data").glob("*test*")}
+    for path in tests:
         path.unlink()
-    assert "dev score\n" not in run("--skip_predictions", "--filepath", "best.pt")
-    assert not written() and Path("best.pt").exists()
+    assert "dev score\n" not in run("--skip_predictions", "--run_dir", "run")
+    assert not written() and Path("run/best.pt").exists()
+    for path, data in tests.items():
+        path.write_bytes(data)
+    said = run("--resume", "--run_dir", "run")  # of the run that is at its end, without the flag
+    assert "dev score\n" in said and "skip_predictions" not in said and len(written()) == 7
+
+
+def test_how_to_predict_is_a_matter_of_the_command_line(run):
+    run("--run_dir", "run")
+    files = {path: path.read_bytes() for path in sorted(Path("predictions").glob("*.csv"))}
+    run("--resume", "--run_dir", "run", "--pair_order", "both")
+    changed = [path.name for path, data in files.items() if path.read_bytes() != data]
+    assert [name for name in changed if name.startswith("sts")] == [CSV.format("sts", "dev"), CSV.format("sts", "test")]
+    assert not [name for name in changed if name.startswith("sst")]
 
 
 def test_train_rows_and_truncation_reach_the_batches(course_folder):

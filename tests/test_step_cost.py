@@ -45,5 +45,5 @@ def test_ratios_by_a_clock_that_counts_passes(passes, course_folder, capsys):
 
 def test_a_row_that_is_not_there(course_folder):
     (course_folder / "rows.txt").write_text(ROWS)
-    with pytest.raises(UserError, match="--only mixout: no such row in rows.txt"):
+    with pytest.raises(UserError, match="nothing to compare with the base: rows.txt has no row mixout"):
         step_cost.main(["rows.txt", "--data", "data", "--only", "mixout"])
