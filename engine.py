@@ -203,7 +203,7 @@ def use_faster_modules(model, device, args):
     """Let some of the model's modules give way, in place, to the faster ones that `args` ask for; return which."""
     how = "the modules as they stand"
     if args.compile != "none":
-        how = "packed attention, fused AdamW"
+        how = "packed attention"
         pack_attention(model)
         if device.type == "cpu":
             use_fast_dropout(model)
@@ -232,7 +232,7 @@ def make_step(model, losses, optimizer, device, args, joint=False):
                         weights=weights, precision=args.precision, max_grad_norm=args.max_grad_norm, device=device)
     bf16 = isinstance(autocast(device, args.precision), torch.autocast)
     fallback = "" if bf16 or args.precision == "fp32" else " (no bf16 in this processor)"
-    how = use_faster_modules(model, device, args)
+    how = use_faster_modules(model, device, args) + ("" if args.compile == "none" else ", fused AdamW")
     if args.compile == "graphs" and device.type != "cuda":
         raise UserError(f"--compile graphs: there are CUDA graphs on CUDA alone, and this is {device.type}; "
                         "leave the flag out")

@@ -349,10 +349,10 @@ def announce(schedule, args):
         apart = f"; pairs encoded apart, as {loss.partition(':')[0]} needs" if need == "bi" and task != "sst" else ""
         print(f"{task}: {len(loader.dataset)} rows in {len(loader)} batches of {loader.batch_sampler.batch_size}, "
               f"{loader.batch_sampler.padding_share():.1%} padding{apart}")
-        of_batch = [spec for spec in args.loss[task] if traits(spec, "of_batch", False)]
+        comparing = [spec for spec in args.loss[task] if traits(spec, "of_batch", False)]
         parts = args.accumulate * distributed.world_size()
-        if of_batch and parts > 1:
-            print(f"note: {task}={of_batch[0]} compares the rows of one of {parts} parts of a step, about "
+        if comparing and parts > 1:
+            print(f"note: {task}={comparing[0]} compares the rows of one of {parts} parts of a step, about "
                   f"{loader.batch_sampler.batch_size / parts:g}")
     needed_epochs = getattr(TASK_WEIGHTS[args.task_weights.partition(":")[0]], "needed_epochs", 1)
     if args.epochs < needed_epochs:
