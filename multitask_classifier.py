@@ -44,31 +44,13 @@ from checkpoint import (
 from datasets import SentenceClassificationDataset, SentencePairDataset, load_multitask_data
 from engine import autocast, make_optimizer, use_faster_modules
 from evaluation import model_eval_multitask, multitask_loaders, overall_score
-from extensions import (
-    ENCODER_FLAGS,
-    GRADIENTS,
-    HEADS,
-    OUTPUTS,
-    PAIR_FEATURES,
-    POOLING,
-    SCHEDULES,
-    TASK_WEIGHTS,
-    from_spec,
-    made,
-)
-from extensions._choices import (  # noqa: F401
-    LOSSES,
-    PAIR_TASKS,
-    TASKS,
-    add_technique_arguments,
-    needed,
-    require_heads,
-    resolve_techniques,
-    total_loss,
-    traits,
-)
+from extensions import ENCODER_FLAGS, HEADS, OUTPUTS, PAIR_FEATURES, POOLING, SCHEDULES, from_spec, made
+from extensions._checks import contradictions, note_weak_choices, require_heads
+from extensions._choices import add_technique_arguments, resolve_techniques
 from extensions._encoder import is_frozen
 from extensions._feature_cache import are_fixed, frozen_loader, of_batch
+from extensions._losses import needed, total_loss
+from extensions._tasks import PAIR_TASKS, TASKS
 from extensions.dropout_sites import set_dropout
 from extensions.heads import CosineHead, Relational
 from extensions.pairs import encode_apart, pack_pairs, swapped
@@ -323,6 +305,7 @@ def train_multitask(args):
         raise UserError(f"--task_batch_size: --schedule {args.schedule} chooses the tasks' batch sizes itself; leave "
                         "one of the two out")
     announce(schedule, args)
+    note_weak_choices(args, schedule.loaders)
     seen = {task: loader.sample(SEEN_ROWS, args.seed) for task, loader in loaders.items()}
     optimizer = make_optimizer(model, args)
     losses = {task: total_loss(args.loss[task]) for task in loaders}
@@ -340,24 +323,13 @@ def train_multitask(args):
 
 
 def announce(schedule, args):
-    """Print each task's batches, how its pairs are encoded where a loss decides that, and every epoch's counts.
-
-    And what the losses and weights do less than one might think.
-    """
+    """Print each task's batches, how its pairs are encoded where a loss decides that, and every epoch's counts."""
     for task, loader in schedule.loaders.items():
         need, loss = needed(args.loss, "pair_encoding", task)
-        apart = f"; pairs encoded apart, as {loss.partition(':')[0]} needs" if need == "bi" and task != "sst" else ""
+        apart = task in PAIR_TASKS and need == "bi"
         print(f"{task}: {len(loader.dataset)} rows in {len(loader)} batches of {loader.batch_sampler.batch_size}, "
-              f"{loader.batch_sampler.padding_share():.1%} padding{apart}")
-        comparing = [spec for spec in args.loss[task] if traits(spec, "of_batch", False)]
-        parts = args.accumulate * distributed.world_size()
-        if comparing and parts > 1:
-            print(f"note: {task}={comparing[0]} compares the rows of one of {parts} parts of a step, about "
-                  f"{loader.batch_sampler.batch_size / parts:g}")
-    needed_epochs = getattr(TASK_WEIGHTS[args.task_weights.partition(":")[0]], "needed_epochs", 1)
-    if args.epochs < needed_epochs:
-        print(f"note: --task_weights {args.task_weights} leaves all tasks alike for the first {needed_epochs - 1} "
-              f"epochs, and this run has {args.epochs}")
+              f"{loader.batch_sampler.padding_share():.1%} padding"
+              + (f"; pairs encoded apart, as {loss.partition(':')[0]} needs" if apart else ""))
     for epoch in range(args.epochs):
         counts = schedule.counts(epoch)
         if epoch == 0 or counts != schedule.counts(epoch - 1):
@@ -484,35 +456,6 @@ def get_args(argv=None):
                 "--predictions_dir", os.path.join("predictions", "demo"),
                 "--run_dir", os.path.join("runs", "demo"), *argv]
     return parse(get_parser(), complete, argv, contradictions)
-
-
-def contradictions(args):
-    """Return what cannot be meant together in this script's flags, a line each."""
-    given, problems = args.given, []
-    if given.get("pair_score") and "bi" not in args.pair_encoding.values():
-        problems.append(f"--pair_score {given['pair_score']} compares two encodings, and --pair_encoding cross makes "
-                        "one of a pair: add --pair_encoding bi, or leave it out")
-    if args.per_task_epochs and not args.run_dir:
-        problems.append("--per_task_epochs needs a folder for the tasks' models: name a --run_dir too")
-    if len(given.get("tasks", ())) > len(args.tasks):
-        problems.append(f"--tasks {' '.join(given['tasks'])}: name each task once")
-    pairs = [task for task in PAIR_TASKS if task in args.tasks]
-    problems += [f"--{flag} {given[flag]} is for pairs, and there are none in --tasks {' '.join(args.tasks)}: leave it "
-                 "out" for flag in ("pair_encoding", "pair_score", "pair_order") if flag in given and not pairs]
-    if GRADIENTS[args.gradient.partition(":")[0]].per_task and len(args.tasks) == 1:
-        problems.append(f"--gradient {args.gradient} combines several tasks' gradients, and --tasks names one: leave "
-                        "one of the two out")
-    problems += [f"--heads {spec}: the cosine takes the place of that head; leave one of the two out"
-                 for spec in given.get("heads", ()) for task in pairs if spec.startswith(f"{task}=")
-                 and args.pair_encoding[task] == "bi" and args.pair_score[task] == "cosine"]
-    for task in TASKS:
-        if task not in args.tasks:
-            idle = [f"--{name}" for name in given if name.startswith(f"{task}_")]
-            idle += [f"--{name} {spec}" for name in ("pooling", "heads", "loss", "task_batch_size")
-                     for spec in given.get(name, ()) if spec.startswith(f"{task}=")]
-            problems += [f"{flag} is for {task}, which is not among --tasks {' '.join(args.tasks)}: leave one of the "
-                         "two out" for flag in idle]
-    return problems
 
 
 def main():

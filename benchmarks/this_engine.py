@@ -25,8 +25,9 @@ from config import BertConfig
 from datasets import SentenceClassificationDataset, SentencePairDataset
 from extensions import TASK_LOSSES
 from extensions._cpu import fit_threads, keep_freed_memory
+from extensions._losses import LOSSES
 from extensions._progress import MeanLosses
-from multitask_classifier import LOSSES, MultitaskBERT, get_args
+from multitask_classifier import MultitaskBERT, get_args
 from optimizer import AdamW
 from utils import seed_everything
 

@@ -5,12 +5,11 @@ import re
 
 from arguments import number, spec_of
 from extensions import GRADIENTS, HEADS, PAIR_FEATURES, POOLING, SCHEDULES, TASK_LOSSES, TASK_WEIGHTS, from_spec
-from extensions._tasks import TASKS
+from extensions._checks import check_clashing_losses, check_shared_head, require_heads
+from extensions._losses import LOSSES, headless, needed, traits
+from extensions._tasks import PAIR_TASKS, TASKS
 from extensions.dropout_sites import SITES
 from files import UserError
-
-LOSSES = {"sst": "ce", "para": "bce", "sts": "mse"}
-PAIR_TASKS = ("para", "sts")
 
 
 def add_technique_arguments(parser):
@@ -65,36 +64,10 @@ def resolve_techniques(args):
     args.pair_score = pair_choices("pair_score", args.pair_score, args.loss, "concat", "cosine")
     if args.option == "pretrain" and not args.adapt:
         require_heads(args)
-    for task in args.tasks:
-        for spec in args.loss[task]:
-            clash = [other for other in args.loss[task]
-                     if traits(other, "needs", {}).get("output") in traits(spec, "not_with", ())]
-            if clash:
-                raise UserError(f"--loss {task}={spec}: not with {task}={clash[0]}, whose outputs are "
-                                "log-probabilities; leave one of the two out")
+    check_clashing_losses(args)
     check_shared_head(args)
     args.outputs = {task: output for task in TASKS if (output := needed(args.loss, "output", task)[0])}
     args.task_batch_size = parse_batch_sizes(args.task_batch_size)
-
-
-def require_heads(args):
-    """Raise UserError if a task's losses train no head: they would train nothing, the encoder being frozen."""
-    for task in args.tasks:
-        if headless(args.loss[task]):
-            raise UserError(f"--loss {task}={args.loss[task][0]} trains the encoder alone, which --option pretrain or "
-                            f"--adapt freezes: add a loss that trains a head, such as {task}={LOSSES[task]}")
-
-
-def check_shared_head(args):
-    """Raise UserError if a head with a shared trunk has no equal to share it with."""
-    heads = [args.heads[task] for task in PAIR_TASKS]
-    if any(getattr(HEADS[spec.partition(":")[0]], "shared", False) for spec in heads):
-        same = all(len({choice[task] for task in PAIR_TASKS}) == 1
-                   for choice in (args.heads, args.pair_encoding, args.pair_score))
-        cosine = args.pair_encoding["para"] == "bi" and args.pair_score["para"] == "cosine"
-        if not same or cosine or not set(PAIR_TASKS) <= set(args.tasks):
-            raise UserError(f"--heads para={heads[0]} sts={heads[1]}: a shared trunk needs both tasks, with equal "
-                            "heads over equal encodings, and no cosine in place of a head")
 
 
 def parse_batch_sizes(specs):
@@ -156,24 +129,6 @@ def losses_by_task(specs):
     return {task: named.get(task, [default]) for task, default in LOSSES.items()}
 
 
-def traits(spec, name, default):
-    """Return an attribute of the loss that a spec names: which tasks it is for, what it needs of the model."""
-    return getattr(TASK_LOSSES[spec.partition(":")[0]], name, default)
-
-
-def headless(specs):
-    """Tell whether a task's losses train its encodings alone, and no head."""
-    return not any(traits(spec, "trains_head", True) for spec in specs)
-
-
-def needed(losses, what, task):
-    """Return (value, loss) of what one of a task's losses needs of the model; (None, None) where none needs it."""
-    for spec in losses[task]:
-        if what in traits(spec, "needs", {}):
-            return traits(spec, "needs", {})[what], spec
-    return None, None
-
-
 def pair_choices(flag, said, losses, default, of_headless=None):
     """Return {task: how its pairs are encoded, or scored}: as said, else what its losses need, else the default.
 
@@ -190,9 +145,3 @@ def pair_choices(flag, said, losses, default, of_headless=None):
                             f"leave it out, or add a loss that trains one, such as {task}={LOSSES[task]}")
         chosen[task] = said or need or (headless(losses[task]) and of_headless) or default
     return chosen
-
-
-def total_loss(specs):
-    """Return the loss fn(model, batch) that is the sum of those named."""
-    losses = [from_spec(spec, TASK_LOSSES) for spec in specs]
-    return losses[0] if len(losses) == 1 else lambda model, batch: sum(loss(model, batch) for loss in losses)

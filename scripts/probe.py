@@ -41,7 +41,7 @@ from extensions._analysis import (
     pruning_order,
     sum_over_tokens,
 )
-from extensions._choices import LOSSES, total_loss
+from extensions._losses import LOSSES, total_loss
 from extensions._tasks import TASKS
 from extensions.pooling import hidden_states_of, mean_of
 from files import Parser, UserError, atomic_write, run_script

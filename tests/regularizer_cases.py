@@ -12,7 +12,8 @@ import torch.nn.functional as F
 
 from engine import task_loss
 from extensions import TASK_LOSSES
-from multitask_classifier import LOSSES, TASKS, MultitaskBERT
+from extensions._losses import LOSSES
+from multitask_classifier import TASKS, MultitaskBERT
 from tests.fixtures_tiny import task_batch
 
 # A task and how its pairs are encoded: "bi" calls the encoder several times a batch.

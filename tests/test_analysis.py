@@ -21,8 +21,8 @@ from extensions._analysis import (
     pruning_order,
     sum_over_tokens,
 )
+from extensions._losses import LOSSES
 from extensions.packed_attention import pack_attention
-from multitask_classifier import LOSSES
 from tests.regularizer_cases import CASES, a_batch, tiny_model
 
 

@@ -22,7 +22,7 @@ from extensions import (
     TASK_WEIGHTS,
     made,
 )
-from extensions._choices import total_loss
+from extensions._losses import total_loss
 from files import UserError
 from multitask_classifier import build_model, get_args, training_loaders
 from tests.fixtures_tiny import tiny_bert_dir, write_course_files

@@ -13,13 +13,14 @@ from checkpoint import load_checkpoint, load_weights
 from engine import TrainingStep
 from extensions import TASK_LOSSES
 from extensions._encoder import techniques_of
+from extensions._losses import LOSSES
 from extensions.adapters import adapters
 from extensions.bitfit import bitfit
 from extensions.diff_pruning import Difference, diff_pruning, modules_of
 from extensions.lora import lora
 from extensions.mixout import mixout
 from extensions.packed_attention import pack_attention
-from multitask_classifier import LOSSES, MultitaskBERT
+from multitask_classifier import MultitaskBERT
 from optimizer import AdamW
 from tests.fixtures_tiny import losses_of_20_steps
 from tests.regularizer_cases import TASKS, a_batch, no_waiting, tiny_model, total

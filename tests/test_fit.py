@@ -8,7 +8,8 @@ import torch
 
 from evaluation import model_eval_multitask, multitask_loaders
 from extensions import SCHEDULES, TASK_LOSSES
-from multitask_classifier import LOSSES, MultitaskBERT, complete, training_loaders
+from extensions._losses import LOSSES
+from multitask_classifier import MultitaskBERT, complete, training_loaders
 from optimizer import AdamW
 from tests.fixtures_tiny import tiny_bert_dir, write_course_files
 from training import fit

@@ -5,9 +5,9 @@ import torch
 
 from engine import TrainingStep
 from extensions import GRADIENTS, TASK_LOSSES, made
+from extensions._losses import LOSSES
 from extensions.fixed_weights import FixedWeights
 from extensions.l2sp import L2SP
-from multitask_classifier import LOSSES
 from tests.fixtures_tiny import losses_of_20_steps
 from tests.regularizer_cases import TASKS, a_batch, no_waiting, tiny_model, total
 

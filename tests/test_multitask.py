@@ -8,8 +8,9 @@ import torch.nn.functional as F
 
 from extensions import POOLING, TASK_LOSSES
 from extensions._choices import specs_by_task
+from extensions._losses import LOSSES
 from files import UserError
-from multitask_classifier import LOSSES, MultitaskBERT, pack_pairs
+from multitask_classifier import MultitaskBERT, pack_pairs
 from tests.fixtures_tiny import losses_of_20_steps, task_batch
 
 IDS_1 = torch.tensor([[101, 950, 960, 102, 0], [101, 940, 930, 955, 102]])

@@ -18,8 +18,9 @@ import multitask_classifier
 from engine import task_loss
 from extensions import PENALTIES, TASK_LOSSES, from_spec
 from extensions._divergence import divergence
+from extensions._losses import LOSSES
 from extensions.rdrop import rdrop
-from multitask_classifier import LOSSES, TASKS, MultitaskBERT
+from multitask_classifier import TASKS, MultitaskBERT
 from tests.fixtures_tiny import losses_of_20_steps, task_batch
 
 

@@ -21,7 +21,9 @@ from extensions import (
     TASK_WEIGHTS,
     from_spec,
 )
-from extensions._choices import LOSSES, TASKS, losses_by_task, parse_batch_sizes, specs_by_task
+from extensions._choices import losses_by_task, parse_batch_sizes, specs_by_task
+from extensions._losses import LOSSES
+from extensions._tasks import TASKS
 from files import UserError
 from multitask_classifier import get_parser
 from tests.fuzz import fuzz
