@@ -87,6 +87,7 @@ def test_under_what_adapts(parts, adapt, bert_dir):
     if adapt is mixout or getattr(adapt, "func", None) is lora:
         assert {"query", "key", "value", "attention_dense", "out_dense"} <= names
         assert "gate" in names or "interm_dense" in names
+        assert "up" not in names or adapt is mixout  # new, and with LoRA trained whole
     options = {"task": "sts"} if getattr(model.bert, "takes_task", False) else {}
     again = copy.deepcopy(model).bert.eval()(IDS, MASK, **options)["last_hidden_state"]
     assert again.equal(model.bert.eval()(IDS, MASK, **options)["last_hidden_state"])
