@@ -6,6 +6,8 @@ from extensions._losses import LOSSES, headless, traits
 from extensions._tasks import PAIR_TASKS, TASKS
 from files import UserError
 
+BY_TASK = ("pooling", "heads", "loss", "pair_encoding", "pair_score", "task_batch_size")
+
 
 def require_heads(args):
     """Raise UserError if a task's losses train no head: they would train nothing, the encoder being frozen."""
@@ -38,19 +40,27 @@ def check_clashing_losses(args):
                                 "log-probabilities; leave one of the two out")
 
 
+def listed(given):
+    """Return what a flag was given, a word, several or none, as a list."""
+    return [given] if isinstance(given, str) else given or []
+
+
 def contradictions(args):
     """Return what cannot be meant together in the flags of multitask_classifier.py, a line each."""
     given, problems = args.given, []
-    if given.get("pair_score") and "bi" not in args.pair_encoding.values():
-        problems.append(f"--pair_score {given['pair_score']} compares two encodings, and --pair_encoding cross makes "
-                        "one of a pair: add --pair_encoding bi, or leave it out")
+    for spec in listed(given.get("pair_score")):
+        task = spec.partition("=")[0] + "=" if "=" in spec else ""
+        if "bi" not in [args.pair_encoding[each] for each in PAIR_TASKS if task in ("", f"{each}=")]:
+            problems.append(f"--pair_score {spec} compares two encodings, and --pair_encoding {task}cross makes one of "
+                            f"a pair: add --pair_encoding {task}bi, or leave it out")
     if args.per_task_epochs and not args.run_dir:
         problems.append("--per_task_epochs needs a folder for the tasks' models: name a --run_dir too")
     if len(given.get("tasks", ())) > len(args.tasks):
         problems.append(f"--tasks {' '.join(given['tasks'])}: name each task once")
     pairs = [task for task in PAIR_TASKS if task in args.tasks]
-    problems += [f"--{flag} {given[flag]} is for pairs, and there are none in --tasks {' '.join(args.tasks)}: leave it "
-                 "out" for flag in ("pair_encoding", "pair_score", "pair_order") if flag in given and not pairs]
+    problems += [f"--{flag} {' '.join(listed(given[flag]))} is for pairs, and there are none in --tasks "
+                 f"{' '.join(args.tasks)}: leave it out"
+                 for flag in ("pair_encoding", "pair_score", "pair_order") if flag in given and not pairs]
     if GRADIENTS[args.gradient.partition(":")[0]].per_task and len(args.tasks) == 1:
         problems.append(f"--gradient {args.gradient} combines several tasks' gradients, and --tasks names one: leave "
                         "one of the two out")
@@ -60,8 +70,8 @@ def contradictions(args):
     for task in TASKS:
         if task not in args.tasks:
             idle = [f"--{name}" for name in given if name.startswith(f"{task}_")]
-            idle += [f"--{name} {spec}" for name in ("pooling", "heads", "loss", "task_batch_size")
-                     for spec in given.get(name, ()) if spec.startswith(f"{task}=")]
+            idle += [f"--{name} {spec}" for name in BY_TASK for spec in listed(given.get(name))
+                     if spec.startswith(f"{task}=")]
             problems += [f"{flag} is for {task}, which is not among --tasks {' '.join(args.tasks)}: leave one of the "
                          "two out" for flag in idle]
     return problems

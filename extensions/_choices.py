@@ -11,6 +11,9 @@ from extensions._tasks import PAIR_TASKS, TASKS
 from extensions.dropout_sites import SITES
 from files import UserError
 
+PAIR_ENCODINGS = ("cross", "bi")
+PAIR_SCORES = (*PAIR_FEATURES, "cosine")
+
 
 def add_technique_arguments(parser):
     """Add the flags that name techniques of training several tasks."""
@@ -26,10 +29,11 @@ def add_technique_arguments(parser):
         help=f"{', '.join(TASK_WEIGHTS)}: how much each task's loss counts")
     add("--gradient", type=spec_of(GRADIENTS), default="sum", metavar="SPEC",
         help=f"{', '.join(GRADIENTS)}: how the tasks' gradients of one step are combined")
-    add("--pair_encoding", choices=("cross", "bi"),
-        help="cross (default): a pair is one sequence; bi: two, compared afterwards")
-    add("--pair_score", choices=(*PAIR_FEATURES, "cosine"),
-        help="how bi compares: a head over (u, v, |u - v|) (default) or with u v too, or the cosine")
+    add("--pair_encoding", nargs="+", action="extend", metavar="[TASK=]NAME",
+        help=f"{', '.join(PAIR_ENCODINGS)}: a pair is one sequence (default), or two, compared afterwards")
+    add("--pair_score", nargs="+", action="extend", metavar="[TASK=]NAME",
+        help=f"{', '.join(PAIR_SCORES)}: how bi compares, a head over (u, v, |u - v|) (default) or with u v too, or "
+             "the cosine")
     add("--pair_order", choices=("given", "both"), default="given",
         help="both: predictions are the mean over both orders of a pair's texts, for twice the time")
     add("--pooling", nargs="+", action="extend", metavar="[TASK=]SPEC",
@@ -60,8 +64,8 @@ def resolve_techniques(args):
     args.loss = losses_by_task(args.loss)
     args.pooling = specs_by_task("pooling", args.pooling, POOLING, "cls")
     args.heads = specs_by_task("heads", args.heads, HEADS, "mlp")
-    args.pair_encoding = pair_choices("pair_encoding", args.pair_encoding, args.loss, "cross")
-    args.pair_score = pair_choices("pair_score", args.pair_score, args.loss, "concat", "cosine")
+    args.pair_encoding = pair_choices("pair_encoding", args.pair_encoding, PAIR_ENCODINGS, args.loss, "cross")
+    args.pair_score = pair_choices("pair_score", args.pair_score, PAIR_SCORES, args.loss, "concat", "cosine")
     if args.option == "pretrain" and not args.adapt:
         require_heads(args)
     check_clashing_losses(args)
@@ -129,19 +133,27 @@ def losses_by_task(specs):
     return {task: named.get(task, [default]) for task, default in LOSSES.items()}
 
 
-def pair_choices(flag, said, losses, default, of_headless=None):
-    """Return {task: how its pairs are encoded, or scored}: as said, else what its losses need, else the default.
+def pair_choices(flag, specs, choices, losses, default, of_headless=None):
+    """Return {task: how its pairs are encoded, or scored} from specs such as ["cross", "sts=bi"]; later ones win.
 
-    `of_headless` is the default where a task's losses train no head: the cosine needs none. Raises UserError where
-    what is said and what a loss needs contradict each other.
+    A task of which they say nothing has what its losses need, else the default; `of_headless` is that where its losses
+    train no head: the cosine needs none. Raises UserError for what is none of `choices`, and where what is said and
+    what a loss needs contradict each other.
     """
-    chosen = {}
+    said, chosen = {}, {}
+    for spec in [specs] if isinstance(specs, str) else specs or []:
+        task, name = split_task(flag, spec)
+        if name not in choices or task not in ("", *PAIR_TASKS):
+            raise UserError(f"--{flag} {spec}: give {' or '.join(choices)}, or TASK= and one of them, with TASK one of "
+                            f"{', '.join(PAIR_TASKS)}")
+        said.update(dict.fromkeys([task] if task else PAIR_TASKS, (name, spec)))
     for task in PAIR_TASKS:
         need, loss = needed(losses, flag, task)
-        if said and need and said != need:
-            raise UserError(f"--{flag} {said}: --loss {task}={loss} needs {need}; leave one of the two out")
-        if said and of_headless and said != of_headless and headless(losses[task]):
-            raise UserError(f"--{flag} {said}: --loss {task}={losses[task][0]} trains no head, which that would need; "
+        name, spec = said.get(task, (None, None))
+        if name and need and name != need:
+            raise UserError(f"--{flag} {spec}: --loss {task}={loss} needs {need}; leave one of the two out")
+        if name and of_headless and name != of_headless and headless(losses[task]):
+            raise UserError(f"--{flag} {spec}: --loss {task}={losses[task][0]} trains no head, which that would need; "
                             f"leave it out, or add a loss that trains one, such as {task}={LOSSES[task]}")
-        chosen[task] = said or need or (headless(losses[task]) and of_headless) or default
+        chosen[task] = name or need or (headless(losses[task]) and of_headless) or default
     return chosen

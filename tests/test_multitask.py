@@ -10,7 +10,7 @@ from extensions import POOLING, TASK_LOSSES
 from extensions._choices import specs_by_task
 from extensions._losses import LOSSES
 from files import UserError
-from multitask_classifier import MultitaskBERT, pack_pairs
+from multitask_classifier import MultitaskBERT, get_args, pack_pairs
 from tests.fixtures_tiny import losses_of_20_steps, task_batch
 
 IDS_1 = torch.tensor([[101, 950, 960, 102, 0], [101, 940, 930, 955, 102]])
@@ -153,3 +153,15 @@ def test_specs_by_task():
     for wrong in ("mnli=mean", "mean=sst"):
         with pytest.raises(UserError, match="pooling.*sst, para, sts"):
             parse([wrong])
+
+
+@pytest.mark.parametrize("flags, encoding, score", [
+    ("", ("cross", "cross"), ("concat", "concat")), ("--pair_encoding bi", ("bi", "bi"), ("concat", "concat")),
+    ("--pair_encoding sts=bi --pair_score product", ("cross", "bi"), ("product", "product")),
+    ("--pair_encoding bi para=cross --pair_score sts=cosine", ("cross", "bi"), ("concat", "cosine")),
+    ("--pair_encoding bi --pair_encoding cross", ("cross", "cross"), ("concat", "concat")),
+    ("--pair_encoding para=cross --loss sts=cosine", ("cross", "bi"), ("concat", "cosine"))])
+def test_pairs_by_task(flags, encoding, score):
+    args = get_args(flags.split())
+    assert [tuple(choice[task] for task in ("para", "sts")) for choice in (args.pair_encoding, args.pair_score)] == [
+        encoding, score]
