@@ -41,7 +41,7 @@ def check_clashing_losses(args):
 
 
 def listed(given):
-    """Return what a flag was given, a word, several or none, as a list."""
+    """Return what a flag was given, one word, several or none, as a list."""
     return [given] if isinstance(given, str) else given or []
 
 
@@ -49,8 +49,9 @@ def contradictions(args):
     """Return what cannot be meant together in the flags of multitask_classifier.py, a line each."""
     given, problems = args.given, []
     for spec in listed(given.get("pair_score")):
-        task = spec.partition("=")[0] + "=" if "=" in spec else ""
-        if "bi" not in [args.pair_encoding[each] for each in PAIR_TASKS if task in ("", f"{each}=")]:
+        task = spec[: spec.rfind("=") + 1]  # "para=", or "" for both
+        encodings = [args.pair_encoding[each] for each in PAIR_TASKS if task in ("", f"{each}=")]
+        if "bi" not in encodings and (not task or task[:-1] in args.tasks):
             problems.append(f"--pair_score {spec} compares two encodings, and --pair_encoding {task}cross makes one of "
                             f"a pair: add --pair_encoding {task}bi, or leave it out")
     if args.per_task_epochs and not args.run_dir:
@@ -58,9 +59,9 @@ def contradictions(args):
     if len(given.get("tasks", ())) > len(args.tasks):
         problems.append(f"--tasks {' '.join(given['tasks'])}: name each task once")
     pairs = [task for task in PAIR_TASKS if task in args.tasks]
-    problems += [f"--{flag} {' '.join(listed(given[flag]))} is for pairs, and there are none in --tasks "
-                 f"{' '.join(args.tasks)}: leave it out"
-                 for flag in ("pair_encoding", "pair_score", "pair_order") if flag in given and not pairs]
+    problems += [f"--{flag} {spec} is for pairs, and there are none in --tasks {' '.join(args.tasks)}: leave it out"
+                 for flag in ("pair_encoding", "pair_score", "pair_order") if not pairs
+                 for spec in listed(given.get(flag)) if "=" not in spec]
     if GRADIENTS[args.gradient.partition(":")[0]].per_task and len(args.tasks) == 1:
         problems.append(f"--gradient {args.gradient} combines several tasks' gradients, and --tasks names one: leave "
                         "one of the two out")

@@ -4,15 +4,15 @@ import argparse
 import re
 
 from arguments import number, spec_of
-from extensions import GRADIENTS, HEADS, PAIR_FEATURES, POOLING, SCHEDULES, TASK_LOSSES, TASK_WEIGHTS, from_spec
-from extensions._checks import check_clashing_losses, check_shared_head, require_heads
+from checkpoint import STORED_CHOICES
+from extensions import GRADIENTS, HEADS, POOLING, SCHEDULES, TASK_LOSSES, TASK_WEIGHTS, from_spec
+from extensions._checks import check_clashing_losses, check_shared_head, listed, require_heads
 from extensions._losses import LOSSES, headless, needed, traits
 from extensions._tasks import PAIR_TASKS, TASKS
 from extensions.dropout_sites import SITES
 from files import UserError
 
-PAIR_ENCODINGS = ("cross", "bi")
-PAIR_SCORES = (*PAIR_FEATURES, "cosine")
+PAIR_ENCODINGS, PAIR_SCORES = STORED_CHOICES["pair_encoding"], STORED_CHOICES["pair_score"]
 
 
 def add_technique_arguments(parser):
@@ -33,7 +33,7 @@ def add_technique_arguments(parser):
         help=f"{', '.join(PAIR_ENCODINGS)}: a pair is one sequence (default), or two, compared afterwards")
     add("--pair_score", nargs="+", action="extend", metavar="[TASK=]NAME",
         help=f"{', '.join(PAIR_SCORES)}: how bi compares, a head over (u, v, |u - v|) (default) or with u v too, or "
-             "the cosine")
+             "the cosine; not for a task whose pairs are one sequence")
     add("--pair_order", choices=("given", "both"), default="given",
         help="both: predictions are the mean over both orders of a pair's texts, for twice the time")
     add("--pooling", nargs="+", action="extend", metavar="[TASK=]SPEC",
@@ -136,14 +136,14 @@ def losses_by_task(specs):
 def pair_choices(flag, specs, choices, losses, default, of_headless=None):
     """Return {task: how its pairs are encoded, or scored} from specs such as ["cross", "sts=bi"]; later ones win.
 
-    A task of which they say nothing has what its losses need, else the default; `of_headless` is that where its losses
-    train no head: the cosine needs none. Raises UserError for what is none of `choices`, and where what is said and
-    what a loss needs contradict each other.
+    A task of which they say nothing has what its losses need, else the default; where its losses train no head,
+    `of_headless` is the default: the cosine needs none. Raises UserError for what is none of `choices`, and where what
+    is said and what a loss needs contradict each other.
     """
     said, chosen = {}, {}
-    for spec in [specs] if isinstance(specs, str) else specs or []:
-        task, name = split_task(flag, spec)
-        if name not in choices or task not in ("", *PAIR_TASKS):
+    for spec in listed(specs):
+        task, equals, name = spec.rpartition("=")
+        if name not in choices or task not in (PAIR_TASKS if equals else ("",)):
             raise UserError(f"--{flag} {spec}: give {' or '.join(choices)}, or TASK= and one of them, with TASK one of "
                             f"{', '.join(PAIR_TASKS)}")
         said.update(dict.fromkeys([task] if task else PAIR_TASKS, (name, spec)))

@@ -48,7 +48,7 @@ TECHNIQUES = (
     "--pooling mean", "--pooling max", "--pooling attention", "--pooling layers", "--pooling pooler",
     "--heads mlp:hidden=4,activation=rrelu", "--heads para=relational sts=relational",
     "--pair_encoding cross", "--pair_encoding bi --pair_score product", "--pair_encoding bi --pair_score cosine",
-    "--pair_order both", "--accumulate 2", "--option pretrain", "--param_groups layerwise",
+    "--pair_encoding sts=bi", "--pair_order both", "--accumulate 2", "--option pretrain", "--param_groups layerwise",
     "--param_groups flat:head=10", "--param_groups per-layer:rates=1e-5+2e-5+3e-5",
 )
 # Adaptations of the encoder that do not go together in this order, by what the message says.
@@ -95,7 +95,7 @@ def refused(*techniques):
         return "give 4 rates"
     if "sst=ordinal" in flags and "sst=one-versus-rest" in flags:
         return "log-probabilities"
-    if "relational" in flags and (pairs or "--pair_score cosine" in flags):
+    if "relational" in flags and (pairs or "--pair_score cosine" in flags or "sts=bi" in flags):
         return "a shared trunk needs"
     if "--loss para=simcse-supervised" in flags and "--pair_score product" in flags:
         return "trains no head"
