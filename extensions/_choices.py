@@ -86,15 +86,14 @@ def parse_batch_sizes(specs):
     return sizes
 
 
-def split_task(flag, spec, required=False):
+def split_task(flag, spec, required=False, tasks=TASKS):
     """Return (task, rest) of `TASK=SPEC`, or ("", spec) of a SPEC for all tasks."""
     task, equals, rest = spec.partition("=")
-    if not equals or ":" in task:  # an equals sign within the options is none of ours
-        task, rest = "", spec
-    if task not in TASKS and (task or required):
+    named = equals and ":" not in task  # an equals sign within the options is none of ours
+    if task not in tasks if named else required:
         form = "TASK=SPEC" if required else "[TASK=]SPEC"
-        raise UserError(f"--{flag} {spec}: give {form} with TASK one of {', '.join(TASKS)}")
-    return task, rest
+        raise UserError(f"--{flag} {spec}: give {form} with TASK one of {', '.join(tasks)}")
+    return (task, rest) if named else ("", spec)
 
 
 def checked(flag, spec, table):
@@ -142,10 +141,9 @@ def pair_choices(flag, specs, choices, losses, default, of_headless=None):
     """
     said, chosen = {}, {}
     for spec in listed(specs):
-        task, equals, name = spec.rpartition("=")
-        if name not in choices or task not in (PAIR_TASKS if equals else ("",)):
-            raise UserError(f"--{flag} {spec}: give {' or '.join(choices)}, or TASK= and one of them, with TASK one of "
-                            f"{', '.join(PAIR_TASKS)}")
+        task, name = split_task(flag, spec, tasks=PAIR_TASKS)
+        if name not in choices:
+            raise UserError(f"--{flag} {spec}: give {' or '.join(choices)}")
         said.update(dict.fromkeys([task] if task else PAIR_TASKS, (name, spec)))
     for task in PAIR_TASKS:
         need, loss = needed(losses, flag, task)

@@ -150,7 +150,7 @@ def test_specs_by_task():
     for wrong in ("median", "sst=", "sst=median", ""):
         with pytest.raises(UserError, match="pooling.*cls, mean, max, pooler"):
             parse([wrong])
-    for wrong in ("mnli=mean", "mean=sst"):
+    for wrong in ("mnli=mean", "mean=sst", "=mean"):
         with pytest.raises(UserError, match="pooling.*sst, para, sts"):
             parse([wrong])
 
