@@ -86,6 +86,21 @@ def test_a_resumed_run_remembers(stored, capsys):
     assert parse(get_parser(), complete, ["--run_dir", "run"]).epochs == 10
 
 
+def test_a_run_of_when_a_flag_was_one_word_is_resumed(stored, tmp_path):
+    began = stored("--pair_encoding", "bi", "--pair_score", "product")
+    path = tmp_path / "run" / "args.json"
+    contents = json.loads(path.read_text())
+    assert contents["args"]["given"]["pair_encoding"] == ["bi"]
+    contents["args"]["given"].update(pair_encoding="bi", pair_score="product")
+    path.write_text(json.dumps(contents))
+    again = parse(get_parser(), complete, ["--resume", "--run_dir", "run"])
+    assert (again.pair_encoding, again.pair_score) == (began.pair_encoding, began.pair_score)
+    assert set(again.pair_encoding.values()) == {"bi"} and set(again.pair_score.values()) == {"product"}
+    with pytest.raises(UserError, match="--pair_encoding is .* but the run in run began with"):
+        parse(get_parser(), complete, ["--resume", "--run_dir", "run", "--pair_encoding", "sts=bi", "--pair_score",
+                                       "sts=product"])
+
+
 def test_a_default_that_has_changed_is_not_taken_over(stored, monkeypatch, capsys):
     before = stored("--epochs", "3").lr
     monkeypatch.setitem(multitask_classifier.LEARNING_RATES, "finetune", 0.125)
