@@ -221,11 +221,21 @@ def note_length(args, model):
               "longer texts are cut there")
 
 
-def note_idle_adaptation(args, model):
-    """Say so when --adapt changes an encoder in which nothing is trained."""
-    if args.option == "pretrain" and args.adapt and is_frozen(model.bert):
-        print(f"note: --option pretrain freezes the encoder, and --adapt {' '.join(args.adapt)} has nothing to train "
-              "in it; --option finetune trains it")
+def note_idle_flags(args, model):
+    """Say so when flags are about training an encoder in which nothing is trained."""
+    if not is_frozen(model.bert):
+        return
+    adapt = f"--adapt {' '.join(args.adapt)}"
+    if args.option == "pretrain":
+        if args.adapt:
+            print(f"note: --option pretrain freezes the encoder, and {adapt} has nothing to train in it; "
+                  "--option finetune trains it")
+        dropout = [f"--dropout {site}" for site in getattr(args, "dropout", ()) if site != "head"]
+        dropout += ["--encoder_dropout_prob"] if "encoder_dropout_prob" in getattr(args, "given", ()) else []
+        if dropout:
+            print(f"note: --option pretrain runs the encoder without dropout: {', '.join(dropout)} changes nothing")
+    elif len(args.adapt) > 1:
+        print(f"note: {adapt}, in this order, leaves nothing to train in the encoder")
 
 
 def check_tokenizer(args, model):

@@ -10,6 +10,7 @@ import torch
 
 import distributed
 from extensions import GRADIENTS, PARAMETER_GROUPS, PENALTIES, TASK_WEIGHTS, from_spec, made
+from extensions._checks import NOTHING_TO_COMBINE
 from extensions._divergence import logits_of
 from extensions._encoder import techniques_of
 from extensions._task_weights import TaskWeights
@@ -218,8 +219,7 @@ def make_step(model, losses, optimizer, device, args, joint=False):
     """
     weights, gradient = made(args.task_weights, TASK_WEIGHTS, tuple(losses)).to(device), made(args.gradient, GRADIENTS)
     if gradient.per_task and not joint:
-        raise UserError(f"--gradient {args.gradient} combines several tasks' gradients, and every step here is of one: "
-                        "take --schedule round-robin, without order=, or even")
+        raise UserError(NOTHING_TO_COMBINE.format(args.gradient))
     if not (joint or weights.alike):
         print(f"note: every step here is of one task, and clipping and AdamW undo most of --task_weights "
               f"{args.task_weights}; --schedule round-robin takes the tasks together")

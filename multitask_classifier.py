@@ -19,7 +19,7 @@ from arguments import (
     ArgumentParser,
     add_arguments,
     check_tokenizer,
-    note_idle_adaptation,
+    note_idle_flags,
     note_length,
     note_weights,
     number,
@@ -99,6 +99,8 @@ class MultitaskBERT(nn.Module):
             for_each_task(choice) for choice in (self.config.pair_encoding, self.config.pair_score))
         self.pooling = nn.ModuleDict({task: made(spec, POOLING, self.bert)
                                       for task, spec in for_each_task(self.config.pooling).items()})
+        # For all tasks alike: what --compile inductor has made of an encoder does not see hooks come and go.
+        self.needs_layers = any(pooler.needs_layers for pooler in self.pooling.values())
 
         self.sentiment_head = self.head("sst", 1, N_SENTIMENT_CLASSES)
         # Cosines start where the labels are: similarities span 0 to 5, duplicates lie above a cosine of one half.
@@ -143,7 +145,7 @@ class MultitaskBERT(nn.Module):
     def forward(self, input_ids, attention_mask, token_type_ids=None, task="sst"):
         """Return the pooled encoding of input_ids (B, T) that `task` uses, in fp32: (B, C)."""
         pooler, options = self.pooling[task], {"task": task} if getattr(self.bert, "takes_task", False) else {}
-        with hidden_states_of(self.bert) if pooler.needs_layers else nullcontext() as states:
+        with hidden_states_of(self.bert) if self.needs_layers else nullcontext() as states:
             output = self.bert(input_ids, attention_mask, token_type_ids, **options)
         return pooler({**output, "hidden_states": states}, attention_mask)
 
@@ -233,8 +235,9 @@ def build_model(args):
         require_heads(args)
     config.hidden_size = model.bert.config.hidden_size
     set_dropout(model, args.dropout)
-    if args.init and not (args.resume and os.path.exists(Run(args.run_dir).last or "")):
-        begin_with(model, args.init)
+    if args.init:  # of the weights to begin with, frozen ones may be read before the run is taken up: by features
+        last = Run(args.run_dir).last
+        begin_with(model, last if args.resume and os.path.exists(last or "") else args.init)
     return model, config
 
 
@@ -294,7 +297,7 @@ def train_multitask(args):
     require_room(model, args)
     check_tokenizer(args, model)
     note_length(args, model)
-    note_idle_adaptation(args, model)
+    note_idle_flags(args, model)
 
     loaders, (dev_loaders, _) = training_loaders(args), multitask_loaders(args, "dev")
     if are_fixed(model, args):

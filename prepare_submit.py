@@ -134,7 +134,9 @@ def check(part, data_dir, predictions_dir, out):
     for names, task, split in prediction_files(part):
         found = [predictions_dir / name for name in names if (predictions_dir / name).exists()]
         if not found:
-            script = "multitask_classifier.py" if len(names) == 1 else "classifier.py"
+            script = "multitask_classifier.py"
+            if len(names) > 1:
+                script = f"classifier.py --option {names[0].partition('-')[0]}"
             problems.append(f"{predictions_dir / names[0]}: missing; {script} writes it")
         if len(found) > 1:
             problems.append(f"{found[0]} and {found[1]}: one prediction file under two names; remove the stale one")

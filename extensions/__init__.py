@@ -138,7 +138,8 @@ def from_spec(spec, table):
 
     Raises ValueError naming what would be valid, and what is nearest, for an unknown name or key, a key that is there
     twice, and a value of another kind than the default: a number must be finite, and must not be below 0. A technique's
-    `bounds`, {key: (least, most)}, tell what else its numbers must be.
+    `bounds`, {key: (least, most)}, tell what else its numbers must be, and its `only_with`, {key: "OTHER=VALUE" or
+    "OTHER"}, which keys mean nothing unless another has that value, or any but none and 0.
     """
     name, _, options = spec.partition(":")
     if name not in table:
@@ -166,6 +167,12 @@ def from_spec(spec, table):
             raise ValueError(f"{spec!r}: {key} must be " + (
                 f"from {least} to {most}" if most < math.inf else f"at least {least}"))
         values[key] = value
+    for key, other in getattr(table[name], "only_with", {}).items():
+        other_key, _, text = other.partition("=")
+        chosen = {**defaults, **values}[other_key]
+        idle = chosen != parse_value(text) if text else chosen in ("none", 0)
+        if idle and values.get(key, defaults[key]) != defaults[key]:
+            raise ValueError(f"{spec!r}: {key} does nothing without {other}")
     return partial(table[name], **values)
 
 

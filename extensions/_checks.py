@@ -1,11 +1,13 @@
 """What the flags of training several tasks, resolved by _choices.py, cannot mean together; what does little here."""
 
 import distributed
-from extensions import GRADIENTS, HEADS, TASK_WEIGHTS
+from extensions import GRADIENTS, HEADS, SCHEDULES, TASK_WEIGHTS, from_spec
 from extensions._losses import LOSSES, headless, traits
 from extensions._tasks import PAIR_TASKS, TASKS
 from files import UserError
 
+NOTHING_TO_COMBINE = ("--gradient {} combines several tasks' gradients, and every step here is of one: take "
+                      "--schedule round-robin, without order=, or even")
 BY_TASK = ("pooling", "heads", "loss", "pair_encoding", "pair_score", "task_batch_size")
 
 
@@ -62,9 +64,13 @@ def contradictions(args):
     problems += [f"--{flag} {spec} is for pairs, and there are none in --tasks {' '.join(args.tasks)}: leave it out"
                  for flag in ("pair_encoding", "pair_score", "pair_order") if not pairs
                  for spec in listed(given.get(flag)) if "=" not in spec]
-    if GRADIENTS[args.gradient.partition(":")[0]].per_task and len(args.tasks) == 1:
-        problems.append(f"--gradient {args.gradient} combines several tasks' gradients, and --tasks names one: leave "
-                        "one of the two out")
+    if GRADIENTS[args.gradient.partition(":")[0]].per_task:
+        schedule = from_spec(args.schedule, SCHEDULES)
+        if len(args.tasks) == 1:
+            problems.append(f"--gradient {args.gradient} combines several tasks' gradients, and --tasks names one: "
+                            "leave one of the two out")
+        elif not schedule.func.joint_with(**schedule.keywords):
+            problems.append(NOTHING_TO_COMBINE.format(args.gradient))
     problems += [f"--heads {spec}: the cosine takes the place of that head; leave one of the two out"
                  for spec in given.get("heads", ()) for task in pairs if spec.startswith(f"{task}=")
                  and args.pair_encoding[task] == "bi" and args.pair_score[task] == "cosine"]

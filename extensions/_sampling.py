@@ -24,6 +24,11 @@ class Schedule:
     joint = False
     resizes = False  # whether it gives tasks other batch sizes than they had
 
+    @classmethod
+    def joint_with(cls, **options):
+        """Tell what `joint` is with these options of a spec."""
+        return cls.joint
+
     def __init__(self, loaders, seed=0, epochs=1):
         self.loaders = {task: loader for task, loader in loaders.items() if len(loader.dataset)}
         self.seed, self.epochs = seed, epochs

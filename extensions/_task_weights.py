@@ -6,9 +6,10 @@ from torch import nn
 class TaskWeights(nn.Module):
     """`weights(losses)` returns {task: loss} weighted. Its parameters are trained with the model, without weight decay.
 
-    `losses` holds the step's tasks alone; the loss of a part of a step is the mean over its rows, and the engine
-    multiplies by the part's share afterwards. What changes while training is in parameters and buffers: it moves to the
-    device, is saved and resumed, and a CUDA graph sees it change.
+    `losses` holds the step's tasks alone, a task's loss being that with its penalties (R-Drop's, SMART's); the loss of
+    a part of a step is the mean over its rows, and the engine multiplies by the part's share afterwards. What changes
+    while training is in parameters and buffers: it moves to the device, is saved and resumed, and a CUDA graph sees it
+    change.
     """
 
     alike = False  # whether all tasks always count alike

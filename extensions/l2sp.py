@@ -7,7 +7,8 @@ import torch.nn.functional as F
 class L2SP:
     """alpha / 2 ‖w - w⁰‖² + beta / 2 ‖v‖²: w the encoder's weights, w⁰ what they were at the start, v the new layers'.
 
-    The paper's equation 4; w⁰ is what the run begins with, layers that --adapt has added to the encoder included. Of
+    The paper's equation 4, which takes the place of weight decay: give --weight_decay 0 with it, or AdamW pulls both
+    towards 0 as well. w⁰ is what the run begins with, layers that --adapt has added to the encoder included. Of
     the new layers the matrices count; biases and the scale of a cosine may lie far from 0. It is of the weights alone:
     the step adds its gradient once, to whatever the tasks' losses have become by then.
     """

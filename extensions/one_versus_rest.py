@@ -22,7 +22,8 @@ class PriorOutput(nn.Linear):
 def one_versus_rest(model, batch):
     """Return the mean, over rows and classes, of -log σ(z_k) of the class in the labels and -log σ(-z_k) of the others.
 
-    The logits z are (B, K); the decision is the most confident classifier, their argmax, as with a softmax.
+    The logits z are (B, K); the decision is the most confident classifier, their argmax, as with a softmax;
+    and the softmax is what R-Drop, SMART and Bregman compare, not the K classifiers' probabilities.
     """
     batch["logits"] = model.logits(batch).float()
     classes = torch.arange(batch["logits"].shape[1], device=batch["logits"].device)

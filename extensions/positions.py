@@ -103,6 +103,9 @@ def relative(bert, by="t5", buckets=32, largest=128, keep=True):
         drop_absolute(bert)
 
 
+relative.only_with = {"buckets": "by=t5"}
+
+
 def alibi(bert, keep=False):
     """Let scores fall with the distance, by -m_h |i - j| in head h (Press et al. 2022, https://arxiv.org/abs/2108.12409).
 

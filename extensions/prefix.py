@@ -83,3 +83,4 @@ def prefix(bert, length=20, reparameterize=False, hidden=512):
 
 
 prefix.freezes = True  # what was loaded: its default learning rate is that of a frozen encoder
+prefix.only_with = {"hidden": "reparameterize=true"}

@@ -19,6 +19,13 @@ class RoundRobin(Schedule):
     in which their order means nothing.
     """
 
+    only_with = {"batch_size": "end=balanced"}
+
+    @classmethod
+    def joint_with(cls, order="none", **options):
+        """Tell what `joint` is with these options of a spec."""
+        return order == "none"
+
     def __init__(self, loaders, seed=0, epochs=1, end="shortest", order="none", batch_size=64):
         super().__init__(loaders, seed, epochs)
         if end not in ("shortest", "longest", "balanced"):
@@ -27,7 +34,7 @@ class RoundRobin(Schedule):
         if self.order and sorted(self.order) != sorted(self.loaders):
             raise UserError(f"--schedule round-robin:order={order}: name each of {', '.join(self.loaders)} once")
         self.rounds = (min if end == "shortest" else max)(self.lengths.values(), default=0)
-        self.joint, self.resizes = not self.order, end == "balanced"
+        self.joint, self.resizes = self.joint_with(order=order), end == "balanced"
         if end == "balanced" and self.loaders:
             self.rounds = self.balance(batch_size)
 

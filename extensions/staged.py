@@ -13,6 +13,8 @@ class Staged(Schedule):
     never be trained.
     """
 
+    only_with = {"first_epochs": "first", "delay_epochs": "delay"}
+
     def __init__(self, loaders, seed=0, epochs=1, first="para", first_epochs=1, delay="none", delay_epochs=1):
         super().__init__(loaders, seed, epochs)
         self.first = named_tasks(first, self.loaders, "--schedule staged:first") or list(self.loaders)

@@ -26,6 +26,9 @@ class TaskLayer(nn.Module):
 def task_layers(bert, top=1):
     """Replicate the `top` layers per task; nothing changes until training tells the copies apart.
 
+    Of a copy as much is trained as of the layer by then: after `lora` its LoRA alone, before it the whole layer, and
+    after `last-linear` nothing.
+
     Raises ValueError when there are not so many layers, or when another technique has replaced one of them.
     """
     L = len(bert.bert_layers)

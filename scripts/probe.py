@@ -5,10 +5,9 @@
 
 Prints tables of the dev scores of linear probes on the mean of every layer's hidden states; linear CKA between the
 layers before and after tuning; the entropy of every head's attention in nats; every head's importance, and the dev
-score with the least important heads pruned. Without a checkpoint they are those of the pretrained weights, without the
-last two. OUT gets
-them as table.md, results.json and, where matplotlib is installed, picture.png. --rows many random rows of each
-training file and of each dev file are read.
+score with the least important heads pruned. Without a checkpoint they are those of the pretrained weights, and the last
+two, which need a head, are left out. The folder OUT gets table.md, results.json and, where matplotlib is installed,
+picture.png. --rows many random rows of each training file and of each dev file are read.
 """
 
 import argparse

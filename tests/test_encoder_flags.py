@@ -11,7 +11,7 @@ import torch.nn as nn
 import classifier
 import extensions
 import multitask_classifier
-from arguments import note_idle_adaptation
+from arguments import note_idle_flags
 from bert import BertModel
 from checkpoint import frozen_names, load_checkpoint, load_encoder, load_weights, read_config, weights_of
 from extensions._encoder import attach, chosen_layers, freeze, loaded_parameters, replace_modules, techniques_of
@@ -215,9 +215,20 @@ def test_the_default_learning_rate_is_that_of_what_is_trained(script, option, ad
     assert script.get_args(["--option", option, *(["--adapt", adapt] if adapt else [])]).lr == lr
 
 
-def test_an_adaptation_without_anything_to_train_is_noted(bert_dir, capsys):
-    for adapt, option, said in ((["mixout"], "pretrain", True), (["mixout"], "finetune", False),
-                                ([], "pretrain", False), (["lora"], "pretrain", False)):
-        model = tiny_model(bert_dir, option=option, adapt=adapt)
-        note_idle_adaptation(SimpleNamespace(adapt=adapt, option=option), model)
-        assert ("has nothing to train" in capsys.readouterr().out) == said
+@pytest.mark.parametrize("adapt, option, said", [
+    (["mixout"], "pretrain", "has nothing to train"), (["mixout"], "finetune", ""), ([], "pretrain", ""),
+    (["lora"], "pretrain", ""), (["last-linear"], "finetune", ""), (["task-layers", "last-linear"], "finetune", ""),
+    (["last-linear", "task-layers"], "finetune", "last-linear task-layers, in this order, leaves nothing to train")])
+def test_an_adaptation_without_anything_to_train_is_noted(adapt, option, said, bert_dir, capsys):
+    note_idle_flags(SimpleNamespace(adapt=adapt, option=option), tiny_model(bert_dir, option=option, adapt=adapt))
+    told = capsys.readouterr().out
+    assert said in told and bool(said) == bool(told)
+
+
+def test_dropout_of_a_frozen_encoder_is_noted(bert_dir, capsys):
+    args = SimpleNamespace(adapt=[], option="pretrain", dropout={"attention": 0.2, "head": 0.3},
+                           given={"encoder_dropout_prob": 0.2})
+    note_idle_flags(args, tiny_model(bert_dir, option="pretrain"))
+    assert "without dropout: --dropout attention, --encoder_dropout_prob changes nothing" in capsys.readouterr().out
+    note_idle_flags(args, tiny_model(bert_dir, option="pretrain", adapt=["lora"]))
+    assert capsys.readouterr().out == ""

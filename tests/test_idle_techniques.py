@@ -13,6 +13,8 @@ REFUSED = [
     ("--heads sts=mlp:hidden=3 --loss sts=cosine", "--heads sts=mlp:hidden=3: the cosine takes the place of that head"),
     ("--pair_encoding bi --pair_score cosine --heads para=mlp:hidden=3", "--heads para=mlp:hidden=3: the cosine"),
     ("--tasks sst --schedule round-robin --gradient pcgrad", "--gradient pcgrad combines several tasks' gradients"),
+    ("--gradient gradvac", "--gradient gradvac combines .* and every step here is of one: take --schedule round-robin"),
+    ("--gradient pcgrad --schedule round-robin:end=longest,order=para+sts+sst", "every step here is of one"),
     ("--tasks sst --pair_encoding bi --pair_score cosine", "--pair_encoding bi is for pairs, .* --pair_score cosine"),
     ("--pair_encoding sts=bi --pair_score para=product", "--pair_score para=product .* add --pair_encoding para=bi"),
     ("--tasks sst sts --pair_encoding para=bi", "--pair_encoding para=bi is for para, which is not among"),
@@ -31,12 +33,16 @@ REFUSED = [
     ("--loss sst=ce sst=simcse:temperature=0", "temperature must be at least 0.001")]
 REFUSED_BY_ARGPARSE = [
     ("--penalty bregman:beta=2", "beta must be from 0 to 1"), ("--gradient gradvac:beta=5", "beta must be from 0 to 1"),
+    ("--schedule round-robin:batch_size=32", "batch_size does nothing without end=balanced"),
+    ("--schedule staged:first=none,delay=sst,first_epochs=3", "first_epochs does nothing without first"),
+    ("--schedule staged:delay_epochs=2", "delay_epochs does nothing without delay"),
+    ("--adapt prefix:hidden=64", "hidden does nothing without reparameterize=true"),
+    ("--positions relative:by=clipped,buckets=8", "buckets does nothing without by=t5"),
     ("--adapt pals:heads=0", "heads must be at least 1"), ("--adapt extra-attention:layers=0", "layers must be at")]
 REFUSED_LATER = [
     ("--heads sst=mlp:activation=foo", "--heads sst=mlp:activation=foo: activation=foo: choose one of relu"),
     ("--tasks sst sts --task_weights fixed:para=2", "fixed: para is not among --tasks sst sts"),
-    ("--schedule round-robin:end=balanced --task_batch_size para=4", "--task_batch_size: --schedule round-robin:end"),
-    ("--schedule round-robin:order=para+sts+sst --gradient pcgrad", "without order=, or even")]
+    ("--schedule round-robin:end=balanced --task_batch_size para=4", "--task_batch_size: --schedule round-robin:end")]
 
 
 @pytest.fixture

@@ -82,3 +82,15 @@ def test_learns_heeds_no_padding_and_has_its_parameters(name, task, bert_dir):
     wider = {key: torch.nn.functional.pad(value, (0, 3)) if torch.is_tensor(value) and value.ndim == 2 else value
              for key, value in batch.items()}
     torch.testing.assert_close(model.eval().logits(wider), model.logits(batch))
+
+
+def test_layers_of_one_task_in_a_compiled_encoder(bert_dir):
+    """Dynamo reuses for similarity what it has compiled for paraphrase, whichever hooks are there by then."""
+    model = MultitaskBERT(SimpleNamespace(pretrained=bert_dir, option="finetune", hidden_dropout_prob=0.0, pooling={
+        "sst": "mean", "para": "cls", "sts": "layers"})).eval()
+    batches = [task_batch(task, bert_dir) for task in ("para", "sts", "sst", "sts", "para")]
+    with torch.no_grad():
+        expected = [model.logits(batch) for batch in batches]
+        model.bert.compile(dynamic=True, backend="eager")
+        for batch, logits in zip(batches, expected, strict=True):
+            torch.testing.assert_close(model.logits(batch), logits)

@@ -144,8 +144,8 @@ def test_all_mistakes_come_in_one_list(folder):
     (folder / "project" / "bert.py").unlink()
     message = refusal()
     for complaint in ("bert.py: missing", "sst-dev-output.csv: missing; multitask_classifier.py writes it",
-                      "pretrain-cfimdb-test-out.csv: missing; classifier.py writes it", "2 ids missing: b2, c3",
-                      "a finite number: line 2 'nan'", "one prediction file under two names",
+                      "pretrain-cfimdb-test-out.csv: missing; classifier.py --option pretrain writes it",
+                      "2 ids missing: b2, c3", "a finite number: line 2 'nan'", "one prediction file under two names",
                       "quora-test-student.csv", "python -m scripts.download_data"):
         assert complaint in message
     assert "sts-test-output.csv" not in message  # nothing is wrong with that one

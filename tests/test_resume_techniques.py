@@ -45,3 +45,22 @@ def test_resumed_as_if_undisturbed(name, script, data, tmp_path):  # noqa: F811
     code, said = script.run(tmp_path / "stopped", "--resume", "--run_dir", RUN)
     assert code == 0, said
     assert difference(outcome(tmp_path / "whole"), outcome(tmp_path / "stopped")) is None
+
+
+@pytest.mark.parametrize("flags", [["--option", "pretrain"], ["--adapt", "freeze:layers=first-1"]])
+def test_begun_with_other_weights_of_the_encoder(flags, script, data, tmp_path):  # noqa: F811
+    """What is computed of frozen weights before the run is taken up is computed of --init's, not of the pretrained."""
+    for folder in ("first", "whole", "stopped"):
+        (tmp_path / folder).mkdir()
+    code, said = script.run(tmp_path / "first", *flags_of(data, "--epochs", "1", "--lr", "1e-3"))
+    assert code == 0, said
+    flags = flags_of(data, *flags, "--init", str(tmp_path / "first" / RUN / "best.pt"), "--penalty", "bregman:beta=0.5",
+                     "--epochs", "2")
+    code, said = script.run(tmp_path / "whole", *flags)
+    assert code == 0, said
+    code, said = script.run(tmp_path / "stopped", *flags, before=STOP_AFTER_2_STEPS)
+    assert code != 0 and "stopped at step 2 of" in said
+    (tmp_path / "first" / RUN / "best.pt").unlink()  # going on takes the run's own files alone
+    code, said = script.run(tmp_path / "stopped", "--resume", "--run_dir", RUN)
+    assert code == 0, said
+    assert difference(outcome(tmp_path / "whole"), outcome(tmp_path / "stopped")) is None
