@@ -50,9 +50,12 @@ def numbers_of(value):
     return [value] if isinstance(value, (int, float)) else []
 
 
-def test_two_processes_do_what_one_does(script, data, tmp_path):  # noqa: F811
+@pytest.mark.parametrize("more", [
+    [], ["--schedule", "round-robin", "--task_weights", "uncertainty:lr=0.01", "--penalty", "l2sp:alpha=1",
+         "--penalty", "bregman:beta=0.5"]])
+def test_two_processes_do_what_one_does(more, script, data, tmp_path):  # noqa: F811
     """Batches of 7 rows do not divide by two; the last one of a task's 20 rows has 6, and with batches of 19, 1."""
-    flags = flags_of(data, *NO_DROPOUT, "--batch_size", "7", "--task_batch_size", "sts=19", "--epochs", "2")
+    flags = flags_of(data, *NO_DROPOUT, "--batch_size", "7", "--task_batch_size", "sts=19", "--epochs", "2", *more)
     launcher = torchrun(data, tmp_path / "two", *flags)
     (tmp_path / "one").mkdir()
     code, said = script.run(tmp_path / "one", *flags)
