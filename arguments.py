@@ -16,7 +16,7 @@ from checkpoint import FINE_TUNE_MODES
 from datasets import TRUNCATIONS, load_tokenizer
 from downloads import default_cache_dir
 from evaluation import records
-from extensions import ADAPT, ENCODER_FLAGS, PARAMETER_GROUPS, PENALTIES, from_spec
+from extensions import ADAPT, ENCODER_FLAGS, PARAMETER_GROUPS, PENALTIES, require_effect
 from extensions._encoder import is_frozen
 from extensions.attention_backends import BACKENDS
 from files import Parser, UserError, is_device, unwritable
@@ -116,7 +116,7 @@ def spec_of(table, *words):
     def check(spec):
         try:
             if spec not in words:
-                from_spec(spec, table)
+                require_effect(spec, table)
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from error
         return spec
@@ -221,7 +221,7 @@ def note_length(args, model):
               "longer texts are cut there")
 
 
-def note_idle_flags(args, model):
+def note_idle_encoder_flags(args, model):
     """Say so when flags are about training an encoder in which nothing is trained."""
     if not is_frozen(model.bert):
         return
@@ -235,7 +235,7 @@ def note_idle_flags(args, model):
         if dropout:
             print(f"note: --option pretrain runs the encoder without dropout: {', '.join(dropout)} changes nothing")
     elif len(args.adapt) > 1:
-        print(f"note: {adapt}, in this order, leaves nothing to train in the encoder")
+        print(f"note: {adapt}: together, in this order, they leave nothing to train in the encoder")
 
 
 def check_tokenizer(args, model):

@@ -13,7 +13,7 @@ from arguments import (
     ArgumentParser,
     add_arguments,
     check_tokenizer,
-    note_idle_flags,
+    note_idle_encoder_flags,
     note_length,
     note_weights,
     parse,
@@ -173,7 +173,7 @@ def train(args):
     require_room(model, args)
     check_tokenizer(args, model)
     note_length(args, model)
-    note_idle_flags(args, model)
+    note_idle_encoder_flags(args, model)
     if are_fixed(model, args):
         with autocast(device, args.precision):
             train_data, dev_data = (FrozenFeatures(data, model, device) for data in (train_data, dev_data))

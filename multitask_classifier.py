@@ -19,7 +19,7 @@ from arguments import (
     ArgumentParser,
     add_arguments,
     check_tokenizer,
-    note_idle_flags,
+    note_idle_encoder_flags,
     note_length,
     note_weights,
     number,
@@ -235,9 +235,12 @@ def build_model(args):
         require_heads(args)
     config.hidden_size = model.bert.config.hidden_size
     set_dropout(model, args.dropout)
-    if args.init:  # of the weights to begin with, frozen ones may be read before the run is taken up: by features
-        last = Run(args.run_dir).last
-        begin_with(model, last if args.resume and os.path.exists(last or "") else args.init)
+    last = Run(args.run_dir).last
+    if args.init and args.resume and os.path.exists(last or ""):
+        with restoring(last):  # not by `fit` alone: features and teachers are made of frozen weights before that
+            load_weights(model, load_checkpoint(last))
+    elif args.init:
+        begin_with(model, args.init)
     return model, config
 
 
@@ -297,7 +300,7 @@ def train_multitask(args):
     require_room(model, args)
     check_tokenizer(args, model)
     note_length(args, model)
-    note_idle_flags(args, model)
+    note_idle_encoder_flags(args, model)
 
     loaders, (dev_loaders, _) = training_loaders(args), multitask_loaders(args, "dev")
     if are_fixed(model, args):

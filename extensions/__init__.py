@@ -138,8 +138,7 @@ def from_spec(spec, table):
 
     Raises ValueError naming what would be valid, and what is nearest, for an unknown name or key, a key that is there
     twice, and a value of another kind than the default: a number must be finite, and must not be below 0. A technique's
-    `bounds`, {key: (least, most)}, tell what else its numbers must be, and its `only_with`, {key: "OTHER=VALUE" or
-    "OTHER"}, which keys mean nothing unless another has that value, or any but none and 0.
+    `bounds`, {key: (least, most)}, tell what else its numbers must be.
     """
     name, _, options = spec.partition(":")
     if name not in table:
@@ -167,13 +166,23 @@ def from_spec(spec, table):
             raise ValueError(f"{spec!r}: {key} must be " + (
                 f"from {least} to {most}" if most < math.inf else f"at least {least}"))
         values[key] = value
-    for key, other in getattr(table[name], "only_with", {}).items():
-        other_key, _, text = other.partition("=")
-        chosen = {**defaults, **values}[other_key]
-        idle = chosen != parse_value(text) if text else chosen in ("none", 0)
-        if idle and values.get(key, defaults[key]) != defaults[key]:
-            raise ValueError(f"{spec!r}: {key} does nothing without {other}")
     return partial(table[name], **values)
+
+
+def require_effect(spec, table):
+    """Raise ValueError for a spec that `from_spec` refuses, and for one of which a part does nothing.
+
+    A technique's `only_with`, {key: "OTHER=VALUE" or "OTHER"}, tells which keys mean nothing unless another has that
+    value, or any but none and 0. This is for what a user writes: the specs of a checkpoint are taken as they are.
+    """
+    technique = from_spec(spec, table)
+    options = {name: p.default for name, p in inspect.signature(technique).parameters.items()}  # those bound included
+    defaults = inspect.signature(technique.func).parameters
+    for key, other in getattr(technique.func, "only_with", {}).items():
+        needed, _, text = other.partition("=")
+        idle = options[needed] != parse_value(text) if text else options[needed] in ("none", 0)
+        if idle and options[key] != defaults[key].default:
+            raise ValueError(f"{spec!r}: {key} does nothing without {other}")
 
 
 def made(spec, table, *args):

@@ -11,7 +11,7 @@ import torch.nn as nn
 import classifier
 import extensions
 import multitask_classifier
-from arguments import note_idle_flags
+from arguments import note_idle_encoder_flags
 from bert import BertModel
 from checkpoint import frozen_names, load_checkpoint, load_encoder, load_weights, read_config, weights_of
 from extensions._encoder import attach, chosen_layers, freeze, loaded_parameters, replace_modules, techniques_of
@@ -197,6 +197,17 @@ def test_what_is_merged_is_no_checkpoint(bert_dir):
     assert weights_of(model, model.config, leave_out=True)["base"]
 
 
+def test_a_last_checkpoint_of_another_model_is_not_blamed_on_init(bert_dir, tmp_path):
+    write_course_files(tmp_path / "data", rows=20)
+    begun = trained(tmp_path, bert_dir)
+    (tmp_path / "run").rename(tmp_path / "first")
+    trained(tmp_path, bert_dir, "--init", str(tmp_path / "first" / "best.pt"))
+    begun["model"]["sentiment_head.1.weight"] = torch.zeros(2, 3)
+    torch.save(begun, tmp_path / "run" / "last.pt")
+    with pytest.raises(UserError, match="run/last.pt does not hold what its own settings, or this run, need"):
+        multitask_classifier.build_model(multitask_classifier.get_args(flags(tmp_path, bert_dir, "--resume")))
+
+
 def test_init_of_another_model_names_what_differs(bert_dir, tmp_path):
     write_course_files(tmp_path / "data", rows=20)
     trained(tmp_path, bert_dir)
@@ -218,9 +229,11 @@ def test_the_default_learning_rate_is_that_of_what_is_trained(script, option, ad
 @pytest.mark.parametrize("adapt, option, said", [
     (["mixout"], "pretrain", "has nothing to train"), (["mixout"], "finetune", ""), ([], "pretrain", ""),
     (["lora"], "pretrain", ""), (["last-linear"], "finetune", ""), (["task-layers", "last-linear"], "finetune", ""),
-    (["last-linear", "task-layers"], "finetune", "last-linear task-layers, in this order, leaves nothing to train")])
+    (["mixout", "last-linear"], "finetune", "mixout last-linear: together, in this order, they leave nothing to train"),
+    (["last-linear", "task-layers"], "finetune", "last-linear task-layers: together, in this order, they leave")])
 def test_an_adaptation_without_anything_to_train_is_noted(adapt, option, said, bert_dir, capsys):
-    note_idle_flags(SimpleNamespace(adapt=adapt, option=option), tiny_model(bert_dir, option=option, adapt=adapt))
+    model = tiny_model(bert_dir, option=option, adapt=adapt)
+    note_idle_encoder_flags(SimpleNamespace(adapt=adapt, option=option), model)
     told = capsys.readouterr().out
     assert said in told and bool(said) == bool(told)
 
@@ -228,7 +241,7 @@ def test_an_adaptation_without_anything_to_train_is_noted(adapt, option, said, b
 def test_dropout_of_a_frozen_encoder_is_noted(bert_dir, capsys):
     args = SimpleNamespace(adapt=[], option="pretrain", dropout={"attention": 0.2, "head": 0.3},
                            given={"encoder_dropout_prob": 0.2})
-    note_idle_flags(args, tiny_model(bert_dir, option="pretrain"))
+    note_idle_encoder_flags(args, tiny_model(bert_dir, option="pretrain"))
     assert "without dropout: --dropout attention, --encoder_dropout_prob changes nothing" in capsys.readouterr().out
-    note_idle_flags(args, tiny_model(bert_dir, option="pretrain", adapt=["lora"]))
+    note_idle_encoder_flags(args, tiny_model(bert_dir, option="pretrain", adapt=["lora"]))
     assert capsys.readouterr().out == ""

@@ -68,6 +68,14 @@ def test_numbers_out_of_bounds(flags, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_a_checkpoint_may_say_what_does_nothing():
+    """What was accepted before must still be read; on the command line it is refused (above)."""
+    assert extensions.from_spec("prefix:hidden=64", extensions.ADAPT).keywords == {"hidden": 64}
+    with pytest.raises(ValueError, match="hidden does nothing without reparameterize=true"):
+        extensions.require_effect("prefix:hidden=64", extensions.ADAPT)
+    extensions.require_effect("prefix:hidden=64,reparameterize=true", extensions.ADAPT)
+
+
 @pytest.mark.parametrize("flags, message", REFUSED_LATER)
 def test_before_the_first_step(flags, message, run):
     with pytest.raises(UserError, match=message):
