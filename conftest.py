@@ -17,11 +17,14 @@ ROOT = Path(__file__).parent
 
 
 def pytest_addoption(parser):
-    parser.addoption("--reliability", metavar="FILE", help="write the table of recorded cases into this document")
+    parser.addoption("--reliability", metavar="FILE", help="write the table of recorded cases into this document; "
+                     "not with -n, whose workers run the tests in no fixed order")
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "gpu: needs a CUDA device; skipped without one")
+    if config.getoption("reliability") and config.getoption("numprocesses", None):
+        raise pytest.UsageError("--reliability writes its rows in the order of the tests: run it without -n")
 
 
 def pytest_collection_modifyitems(items):
@@ -31,8 +34,17 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    """Take over the cases that a worker of `pytest -n` recorded; one that crashed left none."""
+    reliability.RECORDER.rows.update(getattr(node, "workeroutput", {}).get("cases", ()))
+
+
 def pytest_sessionfinish(session, exitstatus):
     """Write the table of cases, or, after a full run that passed, see that it is the one in docs/."""
+    if hasattr(session.config, "workeroutput"):  # a worker of `pytest -n`, which has seen only some of the cases
+        session.config.workeroutput["cases"] = list(reliability.RECORDER.rows.items())
+        return
     document, options = session.config.getoption("reliability"), session.config.option
     whole = not (options.keyword or options.markexpr or session.config.getoption("file_or_dir"))
     if document:
