@@ -281,7 +281,7 @@ class Batches:
     """The batches of a data set that a sampler chooses, gathered from flat arrays of tokens.
 
     With `pair_encoding` "cross" a pair is one sequence (token_ids, attention_mask, token_type_ids), what
-    multitask_classifier.pack_pairs makes of the contract's batch; with "bi" the batch is the contract's.
+    extensions.pairs.pack_pairs makes of the contract's batch; with "bi" the batch is the contract's.
     Pinned batches move to a CUDA device without a wait.
     """
 

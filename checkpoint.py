@@ -21,6 +21,7 @@ from distributed import gather, is_main
 from extensions import ENCODER_FLAGS, HEADS, PAIR_FEATURES, POOLING, from_spec
 from extensions._cpu import peak_memory
 from extensions._encoder import loaded_parameters, techniques_of
+from extensions._tasks import TASKS
 from files import UserError, atomic_write, existing_folder, is_device, lacks_memory, require_writable
 from run_folder import Run, beside_checkpoint, environment, plain
 
@@ -30,8 +31,7 @@ FINE_TUNE_MODES = {"last-linear-layer": "pretrain", "full-model": "finetune"}
 STORED_CHOICES = {"option": ("pretrain", "finetune"), "fine_tune_mode": tuple(FINE_TUNE_MODES),
                   "pair_encoding": ("cross", "bi"), "pair_score": (*PAIR_FEATURES, "cosine"),
                   "pair_order": ("given", "both"),
-                  "tasks": ("sst", "para", "sts"),
-                  "truncation": ("head", "tail", "head+tail")}
+                  "tasks": TASKS, "truncation": ("head", "tail", "head+tail")}
 STORED_SPECS = {"pooling": POOLING, "heads": HEADS, **ENCODER_FLAGS}
 STORED_NUMBERS = {"hidden_dropout_prob": (0, 1, Real), "encoder_dropout_prob": (0, 1, Real),
                   "num_labels": (1, 10_000), "max_length": (1, 10**9)}

@@ -159,7 +159,7 @@ class SentencePairTestDataset(TextDataset):
         return kept
 
     def kept(self):
-        """Cut each pair to one sequence, the longer text first, as multitask_classifier.pack_pairs does."""
+        """Cut each pair to one sequence, the longer text first, as extensions.pairs.pack_pairs does."""
         kept, budget = self.kept_apart(), self.max_length - 3
         shorter = np.minimum(kept.min(1), budget // 2)
         longer = np.minimum(kept.max(1), budget - shorter)

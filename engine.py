@@ -53,11 +53,14 @@ def bf16_in_hardware(device):
     return False
 
 
+def in_bf16(device, precision="auto"):
+    """Tell whether forward passes run in bf16."""
+    return precision == "bf16" or (precision == "auto" and bf16_in_hardware(device))
+
+
 def autocast(device, precision="auto"):
     """Return the context in which forward passes run: bf16 autocast, or nothing for fp32."""
-    if precision == "bf16" or (precision == "auto" and bf16_in_hardware(device)):
-        return torch.autocast(device.type, torch.bfloat16)
-    return contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16) if in_bf16(device, precision) else contextlib.nullcontext()
 
 
 def to_device(batch, device):
@@ -97,10 +100,13 @@ def task_loss(model, batch, loss, penalties):
 class TrainingStep:
     """One optimizer step over the parts of a step's rows.
 
-    `losses` is {task: fn(model, batch)}; `penalties` are fn(model, batch, logits), or objects whose `of_weights(model)`
-    counts once a step; `gradient` and `weights` are one of GRADIENTS and one of TASK_WEIGHTS. A part is {task: batch}
-    on the device, with batch["share"] the share of the step's rows that it holds: what a loss averages over the part
-    counts that much, so that the update is the whole step's, however it is split (several processes, --accumulate).
+    `losses` is {task: fn(model, batch)}; `gradient` and `weights` are one of GRADIENTS and one of TASK_WEIGHTS.
+    `penalties` are fn(model, batch, logits), or objects with `of_weights(model)`, a loss that counts once a step. An
+    object may also have `start(model)`, called here; `after_step(model)`, called after each update; and `state_dict`
+    and `load_state_dict`, for checkpoints. A part is {task: batch} on the device, with batch["share"] the share of the
+    step's rows of the task that it holds: what a loss averages over the part counts that much, so that the update is
+    the whole step's, however it is split (several processes, --accumulate). batch["weight"], 1.0 where there is none,
+    is the schedule's factor of the task's loss.
     """
 
     def __init__(self, model, losses, optimizer, *, penalties=(), gradient=None, weights=None, precision="auto",
@@ -208,7 +214,7 @@ def use_faster_modules(model, device, args):
         pack_attention(model)
         if device.type == "cpu":
             use_fast_dropout(model)
-    dtype = torch.bfloat16 if isinstance(autocast(device, args.precision), torch.autocast) else torch.float32
+    dtype = torch.bfloat16 if in_bf16(device, args.precision) else torch.float32
     return f"{how}, {use_attention_backend(model, args.attention_backend, device, dtype)}"
 
 
@@ -230,7 +236,7 @@ def make_step(model, losses, optimizer, device, args, joint=False):
     penalties = [*penalties_of(args.penalty), *techniques_of(model, "of_weights")]
     step = TrainingStep(model, losses, optimizer, penalties=penalties, gradient=gradient,
                         weights=weights, precision=args.precision, max_grad_norm=args.max_grad_norm, device=device)
-    bf16 = isinstance(autocast(device, args.precision), torch.autocast)
+    bf16 = in_bf16(device, args.precision)
     fallback = "" if bf16 or args.precision == "fp32" else " (no bf16 in this processor)"
     how = use_faster_modules(model, device, args) + ("" if args.compile == "none" else ", fused AdamW")
     if args.compile == "graphs" and device.type != "cuda":
@@ -239,7 +245,7 @@ def make_step(model, losses, optimizer, device, args, joint=False):
     if args.compile == "inductor":
         model.bert.compile(dynamic=True)
         how += ", compiled by inductor"
-    if args.compile in ("auto", "graphs", "inductor") and device.type == "cuda":
+    if args.compile != "none" and device.type == "cuda":
         if gradient.per_task:
             how += f", no CUDA graphs: {args.gradient} keeps the tasks' gradients apart"
         elif getattr(model.bert, "waits", False):

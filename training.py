@@ -1,6 +1,7 @@
 """The loop around the training step: epochs, log points, scorings, checkpoints; stopping, and going on from there.
 
-A schedule yields {task: batch} for one step at a time; the step itself is engine.py.
+`schedule(epoch)` returns an epoch's Steps, of which `part` builds what one process computes (extensions/_steps.py);
+the step itself is engine.py.
 """
 
 import contextlib
@@ -58,8 +59,8 @@ class Training:
         self.training_step = make_step(model, losses, optimizer, device, args, schedule.joint)
         self.ema = ExponentialMovingAverage(model, args.ema) if args.ema else None
         self.at = Standing()
-        self.recent, self.losses = MeanLosses(), MeanLosses()  # since the last log point, since the last scoring
-        self.epoch_losses = MeanLosses()
+        # Mean losses: `recent` since the last log point, `losses` from the last scoring to that point.
+        self.recent, self.losses, self.epoch_losses = MeanLosses(), MeanLosses(), MeanLosses()
         self.recent_cosines, self.cosines = MeanLosses(), MeanLosses()  # between the tasks' gradients, likewise
         self.steps = self.progress = None
         self.stop, self.start = StopSignal(), time.monotonic()
@@ -118,7 +119,7 @@ class Training:
         """Tell whether the model should be scored before the next step."""
         if self.at.step == self.at.scored:
             return False
-        if self.at.step in (0, self.total):
+        if self.at.step == 0 or self.at.step >= self.total:  # more, where a resumed run has been given fewer
             return True
         if self.args.eval_every:
             return self.at.step % self.args.eval_every == 0
@@ -205,8 +206,9 @@ class Training:
         cosines = ", ".join(f"{pair} {mean:+.2f}" for pair, mean in self.cosines.means().items())
         if cosines:
             reports.append(f"mean cosines of the tasks' gradients: {cosines}")
-        where = f"step {self.at.step}" if self.args.eval_every else f"epoch {self.at.epoch}"
-        print(f"{where}: train loss {', '.join(f'{task} {mean:.3f}' for task, mean in losses.items())}; dev {text} "
+        where = f"step {self.at.step}" if self.args.eval_every or not self.at.step else f"epoch {self.at.epoch}"
+        learned = f"train loss {', '.join(f'{task} {mean:.3f}' for task, mean in losses.items())}; " if losses else ""
+        print(f"{where}: {learned}dev {text} "
               f"({trained - self.start:.0f} s training, {now - trained:.0f} s scoring)", *reports, sep="\n", flush=True)
         self.losses, self.cosines, self.start = MeanLosses(), MeanLosses(), now
 

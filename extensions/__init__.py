@@ -15,7 +15,8 @@ Scripts look a name up here and nowhere else; on the command line a technique is
     PARAMETER_GROUPS   fn(model, lr, weight_decay, ...) which parameters share learning rate and weight decay
     TASK_LOSSES        fn(model, batch) -> loss         a batch knows its task: batch["task"]
     PENALTIES          fn(model, batch, logits) -> loss a regularizer; batch["loss"] is the task's loss function
-                       or .of_weights(model)            a regularizer of the weights alone, once a step
+                       or .of_weights(model)            a regularizer of the weights alone, once a step; of a class an
+                                                        object is made for the run: see engine.TrainingStep
     TASK_WEIGHTS       cls(tasks)(losses) -> losses     how much each task's loss counts
     GRADIENTS          cls().backward(losses, params)   adds up .grad of {task: loss}, `finish` combines the tasks'
     SCHEDULES          cls(loaders, seed, epochs)(epoch) an epoch's Steps of {task: batch}

@@ -5,7 +5,7 @@ import re
 
 from arguments import number, spec_of
 from checkpoint import STORED_CHOICES
-from extensions import GRADIENTS, HEADS, POOLING, SCHEDULES, TASK_LOSSES, TASK_WEIGHTS, from_spec
+from extensions import GRADIENTS, HEADS, POOLING, SCHEDULES, TASK_LOSSES, TASK_WEIGHTS, require_effect
 from extensions._checks import check_clashing_losses, check_shared_head, listed, require_heads
 from extensions._losses import LOSSES, headless, needed, traits
 from extensions._tasks import PAIR_TASKS, TASKS
@@ -97,9 +97,9 @@ def split_task(flag, spec, required=False, tasks=TASKS):
 
 
 def checked(flag, spec, table):
-    """Return the spec of a technique in `table`; raise UserError for what is no such spec."""
+    """Return the spec of a technique in `table`; raise UserError for what is no such spec, or says what is idle."""
     try:
-        from_spec(spec, table)
+        require_effect(spec, table)
     except ValueError as error:
         raise UserError(f"--{flag} {error}") from error
     return spec

@@ -64,6 +64,14 @@ def chosen_layers(bert, layers):
     return list(range(start, start + n))
 
 
+def height_of(name, L):
+    """Return where a parameter of an encoder of L layers is: 0 in the embeddings, 1..L in a layer, L beside them."""
+    layer = re.match(r"bert_layers\.(\d+)\.", name)
+    if layer:
+        return int(layer[1]) + 1
+    return 0 if re.match(r"\w*(embedding|embed_layer_norm)\.", name) else L
+
+
 def replace_modules(root, fits, make):
     """Put make(child) in the place of every submodule of `root` for which fits(full name, child); return the new ones.
 

@@ -44,8 +44,8 @@ def ascend(bert, start, value, move, steps=1):
         with perturbed(bert, deltas, start):
             raised = value()
         if not deltas:
-            raise UserError("--penalty smart and fgm perturb the encoder's input, but a frozen encoder's output is "
-                            "computed once; choose --option finetune")
+            raise UserError("smart and fgm perturb the encoder's input, but this batch holds its output, the features: "
+                            "give them batches of texts")
         gradients = torch.autograd.grad(raised, deltas)
         deltas = [move(delta.detach(), gradient) for delta, gradient in zip(deltas, gradients, strict=True)]
     return deltas

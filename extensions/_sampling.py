@@ -22,7 +22,7 @@ class Schedule:
     """
 
     joint = False
-    resizes = False  # whether it gives tasks other batch sizes than they had
+    resizes = False  # whether it chooses the tasks' batch sizes itself
 
     @classmethod
     def joint_with(cls, **options):
@@ -51,6 +51,24 @@ class Schedule:
         plan = [{task: rows} for task in self.loaders for rows in self.batches(task, epoch)]
         order = np.random.default_rng((self.seed, epoch)).permutation(len(plan))
         return Steps(self.loaders, [plan[i] for i in order])
+
+
+class Rounds(Schedule):
+    """One batch of every task, `rounds` times an epoch; a subclass sets `rounds`."""
+
+    def resize(self, sizes):
+        """Give tasks batches of another size, {task: rows}."""
+        self.loaders.update({task: resized(self.loaders[task], rows) for task, rows in sizes.items()})
+        self.lengths = {task: len(loader) for task, loader in self.loaders.items()}
+
+    def counts(self, epoch):
+        """Return {task: its number of batches in this epoch}."""
+        return dict.fromkeys(self.loaders, self.rounds)
+
+    def together(self, epoch):
+        """Return the rounds of this epoch, a list of {task: rows of its batch}."""
+        return [dict(zip(self.loaders, rows, strict=True))
+                for rows in zip(*(self.batches(task, epoch) for task in self.loaders), strict=True)]
 
 
 class PowerSampling(Schedule):

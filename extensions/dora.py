@@ -5,7 +5,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from extensions._linears import merge, unmerge
-from extensions.lora import LoRALinear, put_lora
+from extensions.lora import LoRALinear, lora, put_lora
 
 
 class DoRALinear(LoRALinear):
@@ -48,6 +48,7 @@ def dora(bert, rank=8, alpha=16.0, dropout=0.0, targets="query+value", layers="a
     put_lora(DoRALinear, bert, rank, alpha, dropout, targets, layers, rslora)
 
 
+dora.bounds = lora.bounds
 dora.freezes = True  # what was loaded: its default learning rate is that of a frozen encoder
 
 __all__ = ["DoRALinear", "dora", "merge", "unmerge"]

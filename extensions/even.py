@@ -2,11 +2,11 @@
 
 import math
 
-from extensions._sampling import Schedule, resized
+from extensions._sampling import Rounds
 from extensions._steps import Steps
 
 
-class Even(Schedule):
+class Even(Rounds):
     """Take one batch of every task a step, all of one size, with the loss of task t times N_t / N.
 
     With L_t the mean loss over the task's B rows, N_t its rows in all and N = sum of N_t, the step's loss is
@@ -18,20 +18,14 @@ class Even(Schedule):
     an epoch of `proportional` does: small tasks begin anew within it, large ones go on in the next.
     """
 
-    joint = True
+    joint = resizes = True
 
     def __init__(self, loaders, seed=0, epochs=1):
         super().__init__(loaders, seed, epochs)
         size = min((loader.batch_sampler.batch_size for loader in self.loaders.values()), default=1)
-        self.loaders = {task: resized(loader, size) for task, loader in self.loaders.items()}
-        self.lengths = {task: len(loader) for task, loader in self.loaders.items()}
+        self.resize(dict.fromkeys(self.loaders, size))
         self.weights = {task: rows / sum(self.sizes.values()) for task, rows in self.sizes.items()}
         self.rounds = math.ceil(sum(self.lengths.values()) / max(1, len(self.lengths)))
 
-    def counts(self, epoch):
-        """Return {task: its number of batches in this epoch}."""
-        return dict.fromkeys(self.loaders, self.rounds)
-
     def __call__(self, epoch):
-        batches = zip(*(self.batches(task, epoch) for task in self.loaders), strict=True)
-        return Steps(self.loaders, [dict(zip(self.loaders, rows, strict=True)) for rows in batches], self.weights)
+        return Steps(self.loaders, self.together(epoch), self.weights)

@@ -1,6 +1,7 @@
 """Whole layers over those that were loaded, which change nothing until they are trained."""
 
 import copy
+import math
 
 import torch
 import torch.nn as nn
@@ -44,8 +45,6 @@ def extra_layers(bert, n=1, start="copy"):
     start=fresh: with newly drawn weights. They are trained whole, in a frozen encoder too. Raises ValueError for other
     values. The copies of a layer per task are those of the last task's, and what PALs add is not copied.
     """
-    if n < 1:
-        raise ValueError(f"n={n}: give at least 1")
     if start not in ("copy", "fresh"):
         raise ValueError(f"start={start}: choose copy or fresh")
     top = [module for module in bert.bert_layers.modules() if isinstance(module, BertLayer)][-1]
@@ -54,3 +53,6 @@ def extra_layers(bert, n=1, start="copy"):
         if start == "fresh":
             layer.apply(bert._init_weights)
         bert.bert_layers.append(GatedLayer(layer).train(top.training))
+
+
+extra_layers.bounds = {"n": (1, math.inf)}

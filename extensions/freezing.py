@@ -3,11 +3,9 @@
 Gradual unfreezing is ULMFiT's (Howard and Ruder 2018, https://arxiv.org/abs/1801.06146, section 3.3).
 """
 
-import re
+import math
 
-from extensions._encoder import attach, chosen_layers, is_frozen, loaded_parameters
-
-EMBEDDINGS = re.compile(r"\w*embedding\.|embed_layer_norm\.")
+from extensions._encoder import attach, chosen_layers, height_of, is_frozen, loaded_parameters
 
 
 def freeze_layers(bert, layers="first-3", embeddings=True):
@@ -20,10 +18,10 @@ def freeze_layers(bert, layers="first-3", embeddings=True):
     chosen = [] if layers == "none" else chosen_layers(bert, layers)
     if not (chosen or embeddings):
         raise ValueError("layers=none,embeddings=false: this freezes nothing")
-    loaded = {id(p) for p in loaded_parameters(bert)}
+    L, loaded = len(bert.bert_layers), {id(p) for p in loaded_parameters(bert)}
     prefixes = tuple(f"bert_layers.{i}." for i in chosen)
     found = [p for name, p in bert.named_parameters() if id(p) in loaded and p.requires_grad and (
-        name.startswith(prefixes) or (embeddings and EMBEDDINGS.match(name)))]
+        name.startswith(prefixes) or (embeddings and height_of(name, L) == 0))]
     if not found:
         raise ValueError("this freezes nothing that is trained: choose other layers, or leave it out; what adds parts "
                          "to layers takes layers= itself")
@@ -48,11 +46,9 @@ class GradualUnfreezing:
             # What several layers share has a name in each, and the highest one's counts: it comes last.
             self.trainable = [(name, p) for name, p in self.bert.named_parameters(remove_duplicate=False)
                               if p.requires_grad]
-        lowest = len(self.bert.bert_layers) - (epoch + 1) * self.per_epoch  # below 0: the embeddings too
+        L = len(self.bert.bert_layers)
         for name, p in self.trainable:
-            layer = re.match(r"bert_layers\.(\d+)\.", name)
-            height = int(layer[1]) if layer else -1 if EMBEDDINGS.match(name) else lowest
-            p.requires_grad_(height >= lowest)
+            p.requires_grad_(height_of(name, L) > L - (epoch + 1) * self.per_epoch)
 
 
 def gradual_unfreezing(bert, per_epoch=1):
@@ -63,8 +59,9 @@ def gradual_unfreezing(bert, per_epoch=1):
     heads being linear. With fewer epochs than layers the lowest are never trained. The first epoch's set is put up
     when it begins, so that an optimizer made before has them all. Raises ValueError when nothing is left to unfreeze.
     """
-    if per_epoch < 1:
-        raise ValueError(f"per_epoch={per_epoch}: at least one layer an epoch")
     if is_frozen(bert):
         raise ValueError("there is nothing to unfreeze, the encoder is not trained: choose --option finetune")
     attach(bert, GradualUnfreezing(bert, per_epoch))
+
+
+gradual_unfreezing.bounds = {"per_epoch": (1, math.inf)}

@@ -14,9 +14,7 @@ MOST_LAYERS = 4
 
 
 def hidden_layers(in_features, hidden_size, dropout, hidden, activation):
-    """Return `hidden` times dropout, linear layer and activation, a list. Raises ValueError for what there is not."""
-    if not 0 <= hidden <= MOST_LAYERS:
-        raise ValueError(f"hidden={hidden}: a head has 0 to {MOST_LAYERS} hidden layers")
+    """Return `hidden` times dropout, linear layer and activation, a list. Raises ValueError for another activation."""
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation={activation}: choose one of {', '.join(ACTIVATIONS)}")
     layers = []
@@ -32,7 +30,7 @@ def mlp(in_features, hidden_size, out_features, dropout, hidden=1, activation="l
                          nn.Linear(hidden_size if hidden else in_features, out_features))
 
 
-mlp.bounds = {"hidden": (0, MOST_LAYERS)}
+mlp.bounds, mlp.only_with = {"hidden": (0, MOST_LAYERS)}, {"activation": "hidden"}
 
 
 class Relational(nn.Sequential):
@@ -44,8 +42,6 @@ class Relational(nn.Sequential):
     shared, bounds = True, {"hidden": (1, MOST_LAYERS)}
 
     def __init__(self, in_features, hidden_size, out_features, dropout, hidden=1, activation="leaky-relu"):
-        if hidden < 1:
-            raise ValueError(f"hidden={hidden}: a shared head needs a hidden layer to share")
         super().__init__(nn.Sequential(*hidden_layers(in_features, hidden_size, dropout, hidden, activation)),
                          nn.Dropout(dropout), nn.Linear(hidden_size, out_features))
 

@@ -3,6 +3,8 @@
 import torch
 import torch.nn.functional as F
 
+from extensions.parameter_groups import is_head
+
 
 class L2SP:
     """alpha / 2 ‖w - w⁰‖² + beta / 2 ‖v‖²: w the encoder's weights, w⁰ what they were at the start, v the new layers'.
@@ -24,7 +26,7 @@ class L2SP:
         """Return the penalty, 0-dim."""
         old = sum(F.mse_loss(model.bert.get_parameter(name), w, reduction="sum") for name, w in self.pretrained.items())
         new = sum(v.square().sum() for name, v in model.named_parameters()
-                  if v.requires_grad and v.ndim > 1 and not name.startswith("bert."))
+                  if v.requires_grad and v.ndim > 1 and is_head(name))
         return (self.alpha * old + self.beta * new) / 2
 
     def state_dict(self):

@@ -50,7 +50,11 @@ def remove_layers(bert, keep="first-4"):
     ValueError for another word, or when nothing would be removed.
     """
     L = len(bert.bert_layers)
-    kept = range(0, L, 2) if keep == "alternate" else chosen_layers(bert, keep)
+    try:
+        kept = range(0, L, 2) if keep == "alternate" else chosen_layers(bert, keep)
+    except ValueError:  # its message names other words and options
+        kept = range(L)
     if len(kept) == L:
-        raise ValueError(f"keep={keep}: these are all of the {L} layers, and nothing would be removed")
+        raise ValueError(f"keep={keep}: choose alternate, first-N, mid-N or last-N, with N from 1 to {L - 1} of the "
+                         f"{L} layers")
     bert.bert_layers = nn.ModuleList([bert.bert_layers[i] for i in kept])

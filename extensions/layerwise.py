@@ -4,18 +4,10 @@ The former is Sun et al. 2019, https://arxiv.org/abs/1905.05583, section 5.3.4.
 """
 
 import math
-import re
 
+from extensions._encoder import height_of
 from extensions.parameter_groups import by_rate, is_head, no_decay_split
 from files import UserError
-
-
-def height_of(name, L):
-    """Return where a parameter of a model is: 0 in the embeddings, 1..L in a layer, L in what stands beside them."""
-    layer = re.match(r"bert\.bert_layers\.(\d+)\.", name)
-    if layer:
-        return int(layer[1]) + 1
-    return 0 if re.match(r"bert\.\w*(embedding|embed_layer_norm)\.", name) else L
 
 
 def layerwise(model, lr, weight_decay=0.01, decay=0.95, head=1.0):
@@ -28,7 +20,8 @@ def layerwise(model, lr, weight_decay=0.01, decay=0.95, head=1.0):
     if not 0 < decay <= 1:
         raise UserError(f"--param_groups layerwise:decay={decay}: give more than 0 and at most 1")
     L = len(model.bert.bert_layers)
-    groups = by_rate(model, lambda name: lr * head if is_head(name) else lr * decay ** (L - height_of(name, L)))
+    groups = by_rate(model, lambda name: lr * head if is_head(name) else
+                     lr * decay ** (L - height_of(name.removeprefix("bert."), L)))
     # Nearest to lr first: the first group's is the learning rate that is logged.
     return [group for rate, params in sorted(groups.items(), key=lambda item: abs(item[0] - lr))
             for group in no_decay_split(params, rate, weight_decay)]
@@ -52,5 +45,6 @@ def per_layer(model, lr, weight_decay=0.01, rates="lr"):
     if not all(0 <= rate < math.inf for rate in listed) or len(listed) not in (L + 1, L + 2):
         raise UserError(f"--param_groups per-layer:rates={rates}: give {L + 1} rates of at least 0, of the embeddings "
                         f"and of {L} layers, joined by +, and one more for the heads unless it is the last layer's")
-    groups = by_rate(model, lambda name: listed[-1] if is_head(name) else listed[height_of(name, L)])
+    groups = by_rate(model, lambda name: listed[-1] if is_head(name) else
+                     listed[height_of(name.removeprefix("bert."), L)])
     return [group for rate, params in groups.items() for group in no_decay_split(params, rate, weight_decay)]

@@ -46,9 +46,8 @@ def put_lora(kind, bert, rank, alpha, dropout, targets, layers, rslora):
     words = list(dict.fromkeys(targets.split("+")))
     if not set(words) <= TARGETS.keys():
         raise ValueError(f"targets={targets}: join words of {', '.join(TARGETS)} by +, as in query+value")
-    if rank < 1 or alpha <= 0 or not 0 <= dropout < 1:
-        raise ValueError(f"rank={rank},alpha={alpha},dropout={dropout}: rank must be at least 1, alpha above 0 and "
-                         "dropout below 1")
+    if alpha <= 0 or not 0 <= dropout < 1:
+        raise ValueError(f"alpha={alpha},dropout={dropout}: alpha must be above 0 and dropout below 1")
     freeze(bert)
     for word in words:
         adapt_linears(bert, TARGETS[word], layers, lambda linear: kind(linear, rank, alpha, dropout, rslora))
@@ -65,6 +64,7 @@ def lora(bert, rank=8, alpha=16.0, dropout=0.0, targets="query+value", layers="a
     put_lora(LoRALinear, bert, rank, alpha, dropout, targets, layers, rslora)
 
 
+lora.bounds = {"rank": (1, math.inf)}
 lora.freezes = True  # what was loaded: its default learning rate is that of a frozen encoder
 
 __all__ = ["LoRALinear", "TARGETS", "lora", "merge", "put_lora", "unmerge"]

@@ -89,8 +89,6 @@ def relative(bert, by="t5", buckets=32, largest=128, keep=True):
     """
     if by not in ("t5", "clipped"):
         raise ValueError(f"by={by}: choose t5 or clipped")
-    if largest < 1:
-        raise ValueError(f"largest={largest}: give at least 1")
     if by == "t5" and (buckets < 4 or buckets % 4 or largest <= buckets // 4):
         raise ValueError(f"buckets={buckets},largest={largest}: buckets must be a multiple of 4, and largest more than "
                          "a quarter of them")
@@ -103,6 +101,7 @@ def relative(bert, by="t5", buckets=32, largest=128, keep=True):
         drop_absolute(bert)
 
 
+relative.bounds = {"largest": (1, math.inf)}
 relative.only_with = {"buckets": "by=t5"}
 
 

@@ -4,6 +4,8 @@ Without the MLP it is P-tuning v2 (Liu et al. 2022, https://arxiv.org/abs/2110.0
 Legend:  B batch · T tokens · P length of the prefix · C width of keys and values · H heads · D = C // H
 """
 
+import math
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -49,9 +51,9 @@ class PrefixedSelfAttention(BertSelfAttention):
         """Return the attention over prefix and tokens, heads joined: (B, T, C); see the parent."""
         extended = []
         for prefix, own in zip(self.prefix(), (key, value), strict=True):
-            prefix = prefix.unflatten(-1, (-1, own.shape[-1])).transpose(0, 1).to(own.dtype)  # (H, P, D)
-            # Where several heads share a key and value, they share its prefix.
-            prefix = prefix.repeat_interleave(own.shape[1] // len(prefix), dim=0)
+            prefix = prefix.unflatten(-1, (-1, own.shape[-1])).transpose(0, 1).to(own.dtype)  # (G, P, D)
+            # Where several of H heads share one of G keys and values, they share its prefix.
+            prefix = prefix.repeat_interleave(own.shape[1] // len(prefix), dim=0)  # (H, P, D)
             extended.append(torch.cat([prefix.expand(len(own), -1, -1, -1), own], dim=2))  # (B, H, P + T, D)
         mask = F.pad(attention_mask, (extended[0].shape[2] - key.shape[2], 0))  # (B, 1, 1, P + T)
         return super().attention(extended[0], query, extended[1], mask)
@@ -67,8 +69,6 @@ def prefix(bert, length=20, reparameterize=False, hidden=512):
     papers' learning rates are 5e-5 to 1e-2. A prefix has no dropout and no positions: those of --positions that act on
     keys act on the tokens' alone. Raises ValueError for a second prefix, or for packed attention.
     """
-    if length < 1 or hidden < 1:
-        raise ValueError(f"length={length}, hidden={hidden}: both must be at least 1")
     attentions = [module for module in bert.modules() if isinstance(module, BertSelfAttention)]
     if any(isinstance(attention, (PrefixedSelfAttention, PackedSelfAttention)) for attention in attentions):
         raise ValueError("there is a prefix already, or packed attention: name it once, and pack afterwards")
@@ -83,4 +83,5 @@ def prefix(bert, length=20, reparameterize=False, hidden=512):
 
 
 prefix.freezes = True  # what was loaded: its default learning rate is that of a frozen encoder
+prefix.bounds = {"length": (1, math.inf), "hidden": (1, math.inf)}
 prefix.only_with = {"hidden": "reparameterize=true"}

@@ -4,6 +4,8 @@ With an encoder over them it is P-tuning (Liu et al. 2021, https://arxiv.org/abs
 Legend:  B batch · T tokens · P length of the prompt · C hidden size
 """
 
+import math
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -59,8 +61,6 @@ def prompt(bert, length=20, encoder="none"):
     as Lester's, and the task's own head reads the text's states. The papers' learning rates are 1e-5 to 0.3 (that with
     Adafactor). It is another function from the first step on. Raises ValueError for another word or a second prompt.
     """
-    if length < 1:
-        raise ValueError(f"length={length}: at least one embedding")
     if encoder not in ENCODERS:
         raise ValueError(f"encoder={encoder}: choose one of {', '.join(ENCODERS)}")
     freeze(bert)
@@ -70,4 +70,5 @@ def prompt(bert, length=20, encoder="none"):
     overlay(bert, PromptedBert, prompt=Prompt(vocabulary.detach()[words].clone(), encoder), prepended=length)
 
 
+prompt.bounds = {"length": (1, math.inf)}
 prompt.freezes = True  # what was loaded: its default learning rate is that of a frozen encoder

@@ -3,6 +3,8 @@
 Legend of the shape comments:  B batch · T tokens · H heads · D features of a head
 """
 
+import math
+
 import torch
 
 from bert import BertSelfAttention
@@ -39,9 +41,10 @@ def rotary(bert, base=10000.0, keep=False):
     D = bert.bert_layers[0].self_attention.attention_head_size
     if D % 2:
         raise ValueError(f"a head has {D} features, and rotary turns pairs of them: choose another number of heads")
-    if base < 1:
-        raise ValueError(f"base={base}: give at least 1")
     for layer in bert.bert_layers:
         overlay(layer.self_attention, RotarySelfAttention, base=base)
     if not keep:
         drop_absolute(bert)
+
+
+rotary.bounds = {"base": (1, math.inf)}

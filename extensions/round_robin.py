@@ -1,11 +1,11 @@
 """Round-robin: one batch of each task a step, or the tasks one after another in a fixed order."""
 
-from extensions._sampling import Schedule, named_tasks, resized
+from extensions._sampling import Rounds, named_tasks
 from extensions._steps import Steps
 from files import UserError
 
 
-class RoundRobin(Schedule):
+class RoundRobin(Rounds):
     """Take one batch of every task a step (Bi et al. 2022; Cai 2023); the epoch ends with
 
     `end=shortest`   the task with the fewest batches; the others go on from there in the next epoch,
@@ -42,21 +42,11 @@ class RoundRobin(Schedule):
         """Give every task about as many batches as the largest has with `batch_size` rows each; return that number."""
         largest = max(self.sizes, key=self.sizes.get)
         if batch_size:
-            self.loaders[largest] = resized(self.loaders[largest], batch_size)
-        n = len(self.loaders[largest])
-        for task in self.loaders.keys() - {largest}:
-            self.loaders[task] = resized(self.loaders[task], max(1, round(self.sizes[task] / n)))
-        self.lengths = {task: len(loader) for task, loader in self.loaders.items()}
+            self.resize({largest: batch_size})
+        n = self.lengths[largest]
+        self.resize({task: max(1, round(self.sizes[task] / n)) for task in self.loaders.keys() - {largest}})
         return n
 
-    def counts(self, epoch):
-        """Return {task: its number of batches in this epoch}."""
-        return dict.fromkeys(self.loaders, self.rounds)
-
     def __call__(self, epoch):
-        tasks = self.order or list(self.loaders)
-        rounds = [dict(zip(tasks, rows, strict=True))
-                  for rows in zip(*(self.batches(task, epoch) for task in tasks), strict=True)]
-        if self.order:
-            rounds = [{task: rows} for one in rounds for task, rows in one.items()]
-        return Steps(self.loaders, rounds)
+        rounds = self.together(epoch)
+        return Steps(self.loaders, [{task: one[task]} for one in rounds for task in self.order] or rounds)

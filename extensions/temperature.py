@@ -1,7 +1,6 @@
 """Sampling of tasks by a power of their size: small tasks come more often than their rows would have it."""
 
 from extensions._sampling import PowerSampling
-from files import UserError
 
 
 class Temperature(PowerSampling):
@@ -11,10 +10,10 @@ class Temperature(PowerSampling):
     size, as `proportional` does whatever the sizes; alpha = 0 gives every task equally many batches.
     """
 
+    bounds = {"alpha": (0, 1)}
+
     def __init__(self, loaders, seed=0, epochs=1, alpha=0.7, steps=0):
         super().__init__(loaders, seed, epochs, steps)
-        if not 0 <= alpha <= 1:
-            raise UserError(f"--schedule temperature:alpha={alpha}: give 0 (all tasks alike) to 1 (by their rows)")
         self.exponent = alpha
 
     def alpha(self, epoch):

@@ -5,6 +5,7 @@ from torch import nn
 
 from extensions._sampling import named_tasks
 from extensions._task_weights import TaskWeights
+from extensions._tasks import TASKS
 
 
 class Uncertainty(TaskWeights):
@@ -24,7 +25,7 @@ class Uncertainty(TaskWeights):
     def __init__(self, tasks, regression="sts", lr=1e-3):
         super().__init__(tasks)
         self.lr = lr
-        normal = named_tasks(regression, ["sst", "para", "sts"], "--task_weights uncertainty:regression")
+        normal = named_tasks(regression, TASKS, "--task_weights uncertainty:regression")
         self.factors = {task: 0.5 if task in normal else 1.0 for task in self.tasks}
         self.s = nn.ParameterDict({task: nn.Parameter(torch.zeros(())) for task in self.tasks})
 

@@ -17,6 +17,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+# For `before`: the run gets a signal in its step of that number.
+STOP_AFTER = """
+import os, signal
+import training
+step = training.Training.step
+def stopping(self):
+    step(self)
+    if self.at.step == {steps}:
+        os.kill(os.getpid(), signal.SIGTERM)
+training.Training.step = stopping
+"""
 
 
 def serve():

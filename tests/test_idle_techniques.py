@@ -26,6 +26,7 @@ REFUSED = [
     ("--pair_encoding bi sts=cross --loss sts=cosine", "--pair_encoding sts=cross: --loss sts=cosine needs bi"),
     ("--pair_score product --loss sts=cosine", "--pair_score product: --loss sts=cosine needs cosine"),
     ("--heads sst=mlp:hidden=9", "hidden must be from 0 to 4"),
+    ("--heads mlp:hidden=0,activation=tanh", "^--heads 'mlp:.*': activation does nothing without hidden"),
     ("--heads para=relational:hidden=0 sts=relational:hidden=0", "hidden must be from 1 to 4"),
     ("--loss sst=one-versus-rest sst=ordinal", "sst=one-versus-rest: not with sst=ordinal, whose outputs are log"),
     ("--loss sst=ordinal sst=one-versus-rest", "sst=one-versus-rest: not with sst=ordinal, whose outputs are log"),
@@ -38,11 +39,20 @@ REFUSED_BY_ARGPARSE = [
     ("--schedule staged:delay_epochs=2", "delay_epochs does nothing without delay"),
     ("--adapt prefix:hidden=64", "hidden does nothing without reparameterize=true"),
     ("--positions relative:by=clipped,buckets=8", "buckets does nothing without by=t5"),
-    ("--adapt pals:heads=0", "heads must be at least 1"), ("--adapt extra-attention:layers=0", "layers must be at")]
+    ("--schedule temperature:alpha=2", "alpha must be from 0 to 1"),
+    ("--adapt pals:heads=0", "heads must be at least 1"), ("--adapt extra-attention:layers=0", "layers must be at"),
+    ("--adapt lora:rank=0", "rank must be at least 1"), ("--adapt dora:rank=0", "rank must be at least 1"),
+    ("--adapt prefix:length=0", "length must be at least 1"), ("--adapt prompt:length=0", "length must be at least 1"),
+    ("--adapt prefix:reparameterize=true,hidden=0", "hidden must be at least 1"),
+    ("--adapt gradual-unfreezing:per_epoch=0", "per_epoch must be at least 1"),
+    ("--adapt extra-layers:n=0", "n must be at least 1"), ("--positions rotary:base=0.5", "base must be at least 1"),
+    ("--positions relative:largest=0", "largest must be at least 1")]
 REFUSED_LATER = [
     ("--heads sst=mlp:activation=foo", "--heads sst=mlp:activation=foo: activation=foo: choose one of relu"),
     ("--tasks sst sts --task_weights fixed:para=2", "fixed: para is not among --tasks sst sts"),
-    ("--schedule round-robin:end=balanced --task_batch_size para=4", "--task_batch_size: --schedule round-robin:end")]
+    ("--schedule round-robin:end=balanced --task_batch_size para=4", "--task_batch_size: --schedule round-robin:end"),
+    ("--schedule even --task_batch_size para=4", "--task_batch_size: --schedule even chooses"),
+    ("--adapt remove-layers:keep=alternat", "keep=alternat: choose alternate, first-N, mid-N or last-N, with N from 1")]
 
 
 @pytest.fixture

@@ -4,7 +4,18 @@ import signal
 
 import pytest
 
-from tests.script_runs import RUN, checkpoint, data, difference, flags_of, outcome, predictions, script  # noqa: F401
+from tests.script_runs import (  # noqa: F401
+    RUN,
+    STOP_AFTER,
+    checkpoint,
+    data,
+    difference,
+    flags_of,
+    metrics,
+    outcome,
+    predictions,
+    script,
+)
 
 RESUME = ["--resume", "--run_dir", RUN]
 EPOCHS = ["--epochs", "3", "--ema", "0.5"]
@@ -59,6 +70,16 @@ def test_a_signal_ends_the_step_saves_and_tells_how_to_go_on(signum, code, end, 
     ended, said = script.run(folder, *RESUME)
     assert ended == 0 and f"resume {RUN} at step {training['step']} of 27" in said
     assert difference(end, outcome(folder)) is None
+
+
+@pytest.mark.parametrize(("steps", "fewer"), [(20, ["--epochs", "2"]), (5, ["--max_steps", "3"])])
+def test_a_run_that_is_given_fewer_steps_than_it_has_taken(steps, fewer, script, data, folder):  # noqa: F811
+    ended, said = script.run(folder, *flags_of(data, *EPOCHS), before=STOP_AFTER.format(steps=steps))
+    assert ended == 143, said
+    ended, said = script.run(folder, *RESUME, *fewer)
+    assert ended == 0, said
+    assert [line["step"] for line in metrics(folder / RUN) if line["kind"] == "score"][-1] == steps
+    assert predictions(folder)
 
 
 @pytest.mark.parametrize("n", [1, 3, 6])  # dev of the first epoch, of the second, the training sample of the last

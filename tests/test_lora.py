@@ -109,7 +109,7 @@ def test_the_loss_falls_in_20_steps(one_layer, monkeypatch):
 
 @pytest.mark.parametrize("options, message", [
     ({"targets": "query+quarry"}, "targets=query.quarry: join words of query, key"), ({"targets": "+"}, "join words"),
-    ({"rank": 0}, "rank must be at least 1"), ({"alpha": 0.0}, "alpha above 0"), ({"dropout": 1.0}, "dropout below 1"),
+    ({"alpha": 0.0}, "alpha must be above 0"), ({"dropout": 1.0}, "dropout below 1"),
     ({"layers": "last-5"}, "first-N, mid-N or last-N"), ({"layers": "top"}, "first-N, mid-N or last-N")])
 def test_wrong_options_are_named(options, message, four_layers):
     with pytest.raises(ValueError, match=message) as error:

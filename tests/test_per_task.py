@@ -45,6 +45,7 @@ def test_each_task_goes_on_from_the_shared_model_and_predicts_with_its_own(run, 
     shared, joint = weights(folder / "best.pt"), weights(tmp_path / "joint" / RUN / "best.pt")
     assert all(torch.equal(tensor, shared[name]) for name, tensor in joint.items())
     joint_scores = max((line for line in metrics(folder) if line["kind"] == "score"), key=lambda line: line["score"])
+    assert said.count("step 0: dev ") == 3 and "epoch 0: train loss sst " in said and "train loss ;" not in said
     for task in TASKS:
         lines = [line for line in metrics(folder / task) if line["kind"] == "score"]
         assert lines[0]["step"] == 0 and lines[0]["dev"][task] == pytest.approx(joint_scores["dev"][task], abs=1e-6)

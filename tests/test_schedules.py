@@ -145,7 +145,7 @@ def test_even_weighs_by_rows(loaders):
 
 @pytest.mark.parametrize("kind, options, said", [
     (RoundRobin, {"end": "longer"}, "shortest, longest or balanced"), (RoundRobin, {"order": "para+sts"}, "each of"),
-    (RoundRobin, {"order": "para+sts+cola"}, "'cola'"), (Temperature, {"alpha": 1.5}, "alpha=1.5"),
+    (RoundRobin, {"order": "para+sts+cola"}, "'cola'"),
     (Staged, {"first": "cola"}, "'cola'"), (Staged, {"delay": "para"}, "no task would train in epoch 0"),
     (Staged, {"first_epochs": 2}, "sst, sts would never be trained in 2 epochs")])
 def test_mistakes_are_said(kind, options, said, loaders):

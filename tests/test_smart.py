@@ -178,5 +178,5 @@ def test_no_step_waits_for_the_device_and_wrong_norms_are_named(bert_dir, monkey
     with pytest.raises(UserError, match="norm=l1: choose one of inf, l2, inf-token, l2-token"):
         total(model, batch, settings(norm="l1"))
     model.logits = lambda batch: batch["features"] @ model.sentiment_head[-1].weight.T
-    with pytest.raises(UserError, match="computed once; choose --option finetune"):
+    with pytest.raises(UserError, match="holds its output, the features: give them batches of texts"):
         total(model, {**batch, "features": torch.ones(4, 24)}, smart)
