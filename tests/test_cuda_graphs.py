@@ -1,4 +1,7 @@
-"""GraphedStep against the plain step: with a recorder that imitates CUDA graphs on the CPU, and on a GPU for real."""
+"""GraphedStep against the plain step: with a recorder that imitates CUDA graphs on the CPU, and on a GPU for real.
+
+That it ends with the plain step's weights takes the place of a model's five tests.
+"""
 
 import copy
 

@@ -89,15 +89,26 @@ def layer_of(model):
     return module, module.weight, module.weight_delta, module.rate * module.weight_gate
 
 
-def test_a_drawn_and_a_deterministic_gate_by_hand(bert_dir, monkeypatch):
-    model = moved(differing(bert_dir, structured=False))
+@BOTH
+def test_a_drawn_and_a_deterministic_gate_by_hand(structured, bert_dir, monkeypatch):
+    model = moved(differing(bert_dir, structured=structured))
     module, w, delta, alpha = layer_of(model)
+    group = 1.0
+    if structured:
+        group = 3 / (1 + math.exp(-0.3)) - 1.5
+        with torch.no_grad():
+            module.weight_group.fill_(0.3 / module.rate)
     u = torch.rand(w.shape, dtype=torch.float64)
     monkeypatch.setattr(torch, "rand_like", lambda p: u if p.shape == w.shape else torch.full_like(p, 0.5))
     for mode, noise in ((True, u.log() - (1 - u).log()), (False, 0.0)):
         z = (1 / (1 + (-(alpha + noise)).exp()) * 3 - 1.5).clamp(0, 1)
         assert ((z == 0) | (z == 1)).double().mean() > 0.2 and ((z > 0) & (z < 1)).any()
-        torch.testing.assert_close(module.train(mode).weights()["weight"], w + z * delta)
+        weight = module.train(mode).weights()["weight"]
+        torch.testing.assert_close(weight, w + z * group * delta)
+    if structured:
+        weight.sum().backward()
+        slope = 3 * math.exp(-0.3) / (1 + math.exp(-0.3)) ** 2
+        assert module.weight_group.grad.item() == pytest.approx(slope * (z * delta).sum().item())
 
 
 @BOTH

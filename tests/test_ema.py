@@ -1,4 +1,7 @@
-"""The moving average of the weights: by hand, swapped in and out, off at 0, and in the files of a run."""
+"""The moving average of the weights: by hand, swapped in and out, off at 0, and in the files of a run.
+
+It changes no model: it begins as the weights, trains nothing, and leaves alone what the training does.
+"""
 
 import pytest
 import torch

@@ -1,4 +1,7 @@
-"""FastDropout: its rate, its expectation, its gradient, its seed, and where it is the identity or the parent."""
+"""FastDropout: its rate, its expectation, its gradient, its seed, and where it is the identity or the parent.
+
+It has no parameters; that it trains as nn.Dropout does follows from its expectation and gradient.
+"""
 
 import math
 

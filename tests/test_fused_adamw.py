@@ -1,4 +1,7 @@
-"""FusedAdamW against AdamW, the float64 reference and the course's check; plans whose parameters come apart."""
+"""FusedAdamW against AdamW, the float64 reference and the course's check; plans whose parameters come apart.
+
+An optimizer has no output: that it moves as AdamW does takes the place of a model's five tests.
+"""
 
 import copy
 

@@ -88,6 +88,21 @@ def test_orders_are_drawn_at_random():
     assert all(gradient.equal(combined(PCGrad(), G)) for gradient in found)
 
 
+@pytest.mark.parametrize("kind", [PCGrad, GradVac, CAGrad])
+def test_a_gradient_of_zero(kind):
+    """A batch without positives gives its task none: nothing is to be projected on it, and no angle is known."""
+    technique, friends = kind(), torch.tensor([[1.0, 2.0, 0.0], [1.0, 1.0, 1.0], [2.0, 1.0, 0.0]])
+    for _ in range(3):
+        combined(technique, friends)
+    before = technique.state_dict().get("targets", {})
+    found = combined(technique, friends * torch.tensor([[1.0], [0.0], [1.0]]))
+    assert found.isfinite().all()
+    if kind is not CAGrad:  # which gives way to the task that gains least
+        assert found.tolist() == pytest.approx([3.0, 3.0, 0.0])
+    after = technique.state_dict().get("targets", {})
+    assert all(after[pair].equal(target) for pair, target in before.items() if "para" in pair)
+
+
 def gradvac_on_vectors(G, order, targets, beta):
     """Return the sum of the g_i' and move `targets`, in the words of the paper."""
     total = torch.zeros_like(G[0])

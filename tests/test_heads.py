@@ -1,4 +1,7 @@
-"""Heads: shapes and values by hand, today's head as it was, sharing between tasks, checkpoints."""
+"""Heads: shapes and values by hand, today's head as it was, sharing between tasks, checkpoints.
+
+A head is new: there is no function to begin with, all of it is trained, and it sees no padding.
+"""
 
 from types import SimpleNamespace
 
@@ -41,6 +44,22 @@ def test_layers_by_hand(hidden, activation):
     for linear in linears[:-1]:
         expected = function(expected @ linear.weight.T + linear.bias)
     torch.testing.assert_close(head(x), expected @ linears[-1].weight.T + linears[-1].bias)
+
+
+@pytest.mark.parametrize("hidden", range(1, 5))
+def test_the_relational_head_is_the_mlp_in_a_trunk_and_an_output(hidden):
+    """Also in training: the same seed drops the same numbers."""
+    head, other = (HEADS[name](6, 4, 2, 0.3, hidden=hidden) for name in ("mlp", "relational"))
+    trunk, *output = other
+    parts = [*trunk, *output]
+    assert [repr(part) for part in parts] == [repr(part) for part in head]
+    for part, own in zip(parts, head, strict=True):
+        part.load_state_dict(own.state_dict())
+    x, outputs = torch.randn(8, 6), []
+    for module in (head, other):
+        torch.manual_seed(5)
+        outputs.append(module(x))
+    assert outputs[0].equal(outputs[1])
 
 
 @pytest.mark.parametrize("name", HEADS)

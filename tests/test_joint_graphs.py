@@ -1,4 +1,7 @@
-"""JointGraphedStep against the plain step: steps of several tasks, with a recorder that imitates CUDA graphs."""
+"""JointGraphedStep against the plain step: steps of several tasks, with a recorder that imitates CUDA graphs.
+
+That it ends with the plain step's weights takes the place of a model's five tests.
+"""
 
 import pytest
 import torch

@@ -1,10 +1,15 @@
-"""PackedSelfAttention against BertSelfAttention: outputs, gradients, keys, dropout, padding, what is left alone."""
+"""PackedSelfAttention against BertSelfAttention: outputs, gradients, keys, dropout, padding, what is left alone.
+
+It is the same function of the same parameters, so that it equals the plain module takes the place of training it.
+"""
 
 import copy
+from collections import Counter
 
 import pytest
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 
 from bert import BertModel, BertSelfAttention
 from config import BertConfig
@@ -72,6 +77,16 @@ def test_outputs_and_gradients_equal_the_plain_model(twins, written_out, mode):
         assert (p.grad is None) == (q.grad is None), name
         if p.grad is not None:
             torch.testing.assert_close(q.grad, p.grad, **CLOSE, msg=name)
+
+
+def test_query_key_and_value_are_one_product(twins, monkeypatch):
+    """In place of three (C, C) products an attention; the fourth is that of its output, and the pooler has one."""
+    linear, shapes = F.linear, []
+    monkeypatch.setattr(F, "linear", lambda x, weight, bias: shapes.append(weight.shape) or linear(x, weight, bias))
+    for model, expected in zip(twins, ({(24, 24): 9}, {(24, 24): 3, (72, 24): 2}), strict=True):
+        shapes.clear()
+        model(*padded_batch())
+        assert {shape: n for shape, n in Counter(shapes).items() if 32 not in shape} == expected
 
 
 def test_same_parameters_and_keys(twins):

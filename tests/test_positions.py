@@ -38,16 +38,22 @@ def test_relative_and_alibi_by_hand(packed, bert_dir):
     expected = with_scores(attention, x, mask, lambda h, i, j, q, k: (
         (q * k).sum(-1) / 12**0.5 + table[3 + max(-3, min(3, j - i)), h]))
     torch.testing.assert_close(attention(x, mask), expected)
+    attention, x, mask = attention_input(partial(relative, buckets=8, largest=4), bert_dir, packed=packed)
+    table = attention.relative_bias  # four buckets for what comes before, of 0, 1, 2, 3 and more; then those after
+    expected = with_scores(attention, x, mask, lambda h, i, j, q, k: (
+        (q * k).sum(-1) / 12**0.5 + table[4 * (j > i) + min(3, abs(j - i)), h]))
+    torch.testing.assert_close(attention(x, mask), expected)
     attention, x, mask = attention_input(alibi, bert_dir, packed=packed)
     expected = with_scores(  # two heads: slopes 2^-4 and 2^-8
         attention, x, mask, lambda h, i, j, q, k: (q * k).sum(-1) / 12**0.5 - abs(i - j) * (1 / 16, 1 / 256)[h])
     torch.testing.assert_close(attention(x, mask), expected)
 
 
+@pytest.mark.parametrize("base", [10000, 100])
 @pytest.mark.parametrize("packed", [False, True])
-def test_rotary_by_complex_numbers(packed, bert_dir):
-    attention, x, mask = attention_input(rotary, bert_dir, packed=packed)
-    angles = torch.tensor([10000 ** (-2 * f / 12) for f in range(6)], dtype=torch.float64)
+def test_rotary_by_complex_numbers(packed, base, bert_dir):
+    attention, x, mask = attention_input(partial(rotary, base=float(base)), bert_dir, packed=packed)
+    angles = torch.tensor([base ** (-2 * f / 12) for f in range(6)], dtype=torch.float64)
 
     def score(h, i, j, q, k):
         q, k = (torch.view_as_complex(y.unflatten(-1, (6, 2)).contiguous()) for y in (q, k))

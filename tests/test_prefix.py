@@ -199,6 +199,13 @@ def test_the_loss_falls_in_20_steps_of_bf16_without_waiting(reparameterize, bert
         assert p.equal(before[f"bert.{name}"]) != (".prefix." in name), name
 
 
+def test_it_begins_as_small_as_the_weights_of_bert(bert_dir):
+    bert = tiny_model(bert_dir).bert
+    prefix(bert, length=200)
+    own = bert.bert_layers[0].self_attention.prefix
+    assert [p.std().item() for p in (own.key, own.value)] == pytest.approx([bert.config.initializer_range] * 2, rel=0.1)
+
+
 def test_named_twice_or_after_packing(bert_dir):
     bert = tiny_model(bert_dir).bert
     prefix(bert)

@@ -1,4 +1,7 @@
-"""Schedules: counts by hand, all rows of a task equally often, orders, and options that make no sense."""
+"""Schedules: counts by hand, all rows of a task equally often, orders, and options that make no sense.
+
+A schedule has no parameters and no output: in place of a model's five tests it is the plan that is checked.
+"""
 
 from collections import Counter
 from types import SimpleNamespace

@@ -7,14 +7,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bert import BertModel
+from bert import BertLayer, BertModel
 from config import BertConfig
 from extensions import ADAPT, from_spec
 from extensions.packed_attention import pack_attention
 from extensions.pals import pals
+from extensions.task_layers import TaskLayer
 from files import UserError
 from multitask_classifier import MultitaskBERT
-from tests.fixtures_tiny import losses_of_20_steps, task_batch
+from tests.fixtures_tiny import losses_of_20_steps, task_batch, tiny_bert_dir
 
 IDS = torch.tensor([[101, 950, 960, 102, 0], [101, 940, 930, 955, 102]])
 MASK = (IDS != 0).long()
@@ -22,10 +23,10 @@ TASKS = ("sst", "para", "sts")
 SPECS = ("pals:size=8,heads=2", "task-layers:top=1", "extra-attention:layers=2")
 
 
-def build(bert_dir, *adapt, option="finetune"):
+def build(bert_dir, *adapt, option="finetune", dropout=0.0):
     torch.manual_seed(0)
     return MultitaskBERT(SimpleNamespace(pretrained=bert_dir, option=option, hidden_dropout_prob=0.0,
-                                         encoder_dropout_prob=0.0, adapt=list(adapt)))
+                                         encoder_dropout_prob=dropout, adapt=list(adapt)))
 
 
 def disturb(model, scale=0.3):
@@ -65,6 +66,29 @@ def test_a_layer_for_each_task_has_three_times_the_parameters(bert_dir):
     disturb(adapted.bert_layers[0].by_task["para"])
     encoded = {task: adapted(IDS, MASK, task=task)["last_hidden_state"] for task in ("sst", "para", "sts")}
     assert encoded["sst"].equal(encoded["sts"]) and not torch.allclose(encoded["sst"], encoded["para"])
+
+
+def test_as_many_layers_for_each_task_as_asked_for(tmp_path):
+    deep = str(tiny_bert_dir(tmp_path, hidden_size=24, num_attention_heads=2, num_hidden_layers=3))
+    bert, layer = build(deep, "task-layers:top=2").bert, build(deep).bert.bert_layers[0]
+    assert [type(layer) for layer in bert.bert_layers] == [BertLayer, TaskLayer, TaskLayer]
+    own = {f"bert_layers.{i}.by_task.{task}.{name}" for i in (1, 2) for task in TASKS
+           for name, _ in layer.named_parameters()}
+    plain = {name for name, _ in build(deep).bert.named_parameters()
+             if not name.startswith(("bert_layers.1.", "bert_layers.2."))}
+    assert {name for name, p in bert.named_parameters() if p.requires_grad} == plain | own
+    frozen = build(deep, "task-layers:top=2", option="pretrain").bert
+    assert not any(p.requires_grad for p in frozen.parameters())  # a copy is trained as far as the layer was
+
+
+@pytest.mark.parametrize("spec", (SPECS[0], SPECS[2]))
+@torch.no_grad()
+def test_its_dropout_is_there_in_training_alone(spec, bert_dir):
+    model = disturb(build(bert_dir, spec, dropout=0.5)).eval()
+    assert model(IDS, MASK, task="sts").equal(model(IDS, MASK, task="sts"))
+    layer = model.bert.bert_layers[-1]
+    (layer.attentions if spec == SPECS[0] else layer.dropout).train()
+    assert not torch.allclose(model(IDS, MASK, task="sts"), model(IDS, MASK, task="sts"))
 
 
 def test_pals_have_the_papers_size():

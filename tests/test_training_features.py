@@ -78,6 +78,16 @@ def test_when_a_run_is_scored(flags, scored, run):
     assert checkpoint(folder / RUN / "last.pt")["training"]["step"] == scored[-1] and len(predictions(folder)) == 6
 
 
+def test_weights_by_epochs_take_note_of_every_epoch_but_the_last(run):
+    folder, _ = run("--schedule", "round-robin", "--task_weights", "dwa", "--epochs", "3", "--log_every", "1")
+    states = checkpoint(folder / RUN / "last.pt")["training"]["techniques"]
+    history = next(state["history"] for state in states if "history" in state)
+    for k, task in enumerate(("sst", "para", "sts")):
+        means = [torch.tensor([line["loss"][task] for line in lines(folder, "train") if line["epoch"] == epoch]).mean()
+                 for epoch in (0, 1)]
+        torch.testing.assert_close(history[k], torch.stack(means))
+
+
 def test_a_task_has_a_batch_size_of_its_own(run):
     _, said = run("--task_batch_size", "sst=2", "para=20", "--epochs", "1")
     batches = {line.split(":")[0]: line.split(", ")[0] for line in said.splitlines() if " rows in " in line}
