@@ -307,9 +307,9 @@ def train_multitask(args):
         with autocast(device, args.precision):
             loaders, dev_loaders = (of_features(each, model, device) for each in (loaders, dev_loaders))
     schedule = made(args.schedule, SCHEDULES, loaders, args.seed, args.epochs)
-    if schedule.resizes and args.task_batch_size:
-        raise UserError(f"--task_batch_size: --schedule {args.schedule} chooses the tasks' batch sizes itself; leave "
-                        "one of the two out")
+    if schedule.resizes and args.task_batch_size and not args.resume:  # `even` was once begun with both
+        raise UserError(f"--task_batch_size: --schedule {args.schedule} sets the tasks' batch sizes itself; leave one "
+                        "of the two out")
     announce(schedule, args)
     note_weak_choices(args, schedule.loaders)
     seen = {task: loader.sample(SEEN_ROWS, args.seed) for task, loader in loaders.items()}

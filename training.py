@@ -268,7 +268,7 @@ class Training:
         stored = saved["training"]
         if stored["step"]:
             set_learning_rates(self.optimizer, self.lr_factor(stored["step"] - 1))  # the last step's, as logged
-        n = min(stored["epoch"] + 1, len(self.counts))
+        n = min(stored["epoch"] + 1, len(self.counts), len(stored["counts"]))
         if stored["counts"][:n] != self.counts[:n]:
             raise UserError(f"the epochs in {self.run.folder} had {stored['counts'][:n]} batches of each task and have "
                             f"{self.counts[:n]} now: the training data or the schedule are others; begin anew in "

@@ -139,7 +139,7 @@ def from_spec(spec, table):
 
     Raises ValueError naming what would be valid, and what is nearest, for an unknown name or key, a key that is there
     twice, and a value of another kind than the default: a number must be finite, and must not be below 0. A technique's
-    `bounds`, {key: (least, most)}, tell what else its numbers must be.
+    `bounds`, {key: (least, most)}, tell what else its numbers must be; nothing else looks at them.
     """
     name, _, options = spec.partition(":")
     if name not in table:

@@ -5,7 +5,7 @@ import re
 
 from arguments import number, spec_of
 from checkpoint import STORED_CHOICES
-from extensions import GRADIENTS, HEADS, POOLING, SCHEDULES, TASK_LOSSES, TASK_WEIGHTS, require_effect
+from extensions import GRADIENTS, HEADS, POOLING, SCHEDULES, TASK_LOSSES, TASK_WEIGHTS, from_spec, require_effect
 from extensions._checks import check_clashing_losses, check_shared_head, listed, require_heads
 from extensions._losses import LOSSES, headless, needed, traits
 from extensions._tasks import PAIR_TASKS, TASKS
@@ -23,7 +23,7 @@ def add_technique_arguments(parser):
         help=f"{', '.join(SCHEDULES)}: which tasks' batches make up a step")
     add("--task_batch_size", nargs="+", action="extend", metavar="TASK=N",
         help="rows of a step for one task, in place of --batch_size")
-    add("--loss", nargs="+", action="extend", metavar="TASK=SPEC",
+    add("--loss", type=task_spec("loss", TASK_LOSSES, True), nargs="+", action="extend", metavar="TASK=SPEC",
         help=f"{', '.join(TASK_LOSSES)}: a task's loss, in place of ce, bce, mse; several are added up")
     add("--task_weights", type=spec_of(TASK_WEIGHTS), default="fixed", metavar="SPEC",
         help=f"{', '.join(TASK_WEIGHTS)}: how much each task's loss counts")
@@ -36,12 +36,29 @@ def add_technique_arguments(parser):
              "the cosine; not for a task whose pairs are one sequence")
     add("--pair_order", choices=("given", "both"), default="given",
         help="both: predictions are the mean over both orders of a pair's texts, for twice the time")
-    add("--pooling", nargs="+", action="extend", metavar="[TASK=]SPEC",
+    add("--pooling", type=task_spec("pooling", POOLING), nargs="+", action="extend", metavar="[TASK=]SPEC",
         help=f"{', '.join(POOLING)}: the sentence's encoding, for all tasks or for one (default: cls)")
-    add("--heads", nargs="+", action="extend", metavar="[TASK=]SPEC",
+    add("--heads", type=task_spec("heads", HEADS), nargs="+", action="extend", metavar="[TASK=]SPEC",
         help=f"{', '.join(HEADS)}: from the encoding to the logits (default: mlp)")
     add("--dropout", type=site_of, action="append", metavar="SITE=P",
         help=f"dropout of one place, whatever the two dropout flags say: {', '.join(SITES)}")
+
+
+def task_spec(flag, table, required=False):
+    """Return an argparse type: the text of a `TASK=SPEC`; UserError for what is none, or of which a part does nothing.
+
+    What a checkpoint or an earlier command line says is only `checked`.
+    """
+
+    def check(text):
+        task, spec = split_task(flag, text, required)
+        try:
+            require_effect(spec, table)
+        except ValueError as error:
+            raise UserError(f"--{flag} {error}") from error
+        return text
+
+    return check
 
 
 def site_of(text):
@@ -97,9 +114,9 @@ def split_task(flag, spec, required=False, tasks=TASKS):
 
 
 def checked(flag, spec, table):
-    """Return the spec of a technique in `table`; raise UserError for what is no such spec, or says what is idle."""
+    """Return the spec of a technique in `table`; raise UserError for what is no such spec."""
     try:
-        require_effect(spec, table)
+        from_spec(spec, table)
     except ValueError as error:
         raise UserError(f"--{flag} {error}") from error
     return spec

@@ -48,17 +48,18 @@ def techniques_of(model, method):
             if hasattr(technique, method)]
 
 
-def chosen_layers(bert, layers):
+def chosen_layers(bert, layers, option="layers", others="all"):
     """Return the indices of the layers that a word names: all, first-N, mid-N or last-N (Peng, Yuan and Wang 2024).
 
-    mid-N of L layers begins with layer (L - N) // 2, from 0. Raises ValueError for another word, or too large an N.
+    mid-N of L layers begins with layer (L - N) // 2, from 0. Raises ValueError for another word, or too large an N; it
+    names the `option` and the `others` that the technique takes beside first-N, mid-N and last-N.
     """
     L = len(bert.bert_layers)
     if layers == "all":
         return list(range(L))
     match = re.fullmatch(r"(first|mid|last)-(\d+)", str(layers))
     if not match or not 1 <= int(match[2]) <= L:
-        raise ValueError(f"layers={layers}: choose all, first-N, mid-N or last-N, with N from 1 to {L}")
+        raise ValueError(f"{option}={layers}: choose {others}, first-N, mid-N or last-N, with N from 1 to {L}")
     n = int(match[2])
     start = {"first": 0, "mid": (L - n) // 2, "last": L - n}[match[1]]
     return list(range(start, start + n))

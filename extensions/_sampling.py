@@ -22,7 +22,7 @@ class Schedule:
     """
 
     joint = False
-    resizes = False  # whether it chooses the tasks' batch sizes itself
+    resizes = False  # whether it sets the tasks' batch sizes itself: --task_batch_size is refused then
 
     @classmethod
     def joint_with(cls, **options):

@@ -13,9 +13,9 @@ class Even(Rounds):
     sum over t of (N_t / N) L_t: an unbiased estimate of the mean loss over all N rows, which is what `proportional`
     minimises, with less variance for the small tasks. The weights sum to 1 where a plain sum's sum to K.
 
-    B is the smallest of the tasks' batch sizes (a batch of long rows may have fewer, and the last of a pass). An epoch
-    has as many batches as all tasks together have of size B, but the same number of each, so that it costs what
-    an epoch of `proportional` does: small tasks begin anew within it, large ones go on in the next.
+    B is --batch_size (of loaders with several sizes the smallest; a batch of long rows may have fewer, and the last of
+    a pass). An epoch has as many batches as all tasks together have of size B, but the same number of each, so that it
+    costs what an epoch of `proportional` does: small tasks begin anew within it, large ones go on in the next.
     """
 
     joint = resizes = True

@@ -42,8 +42,8 @@ def extra_layers(bert, n=1, start="copy"):
     """Append `n` layers to the encoder, each behind a gate that is closed at first.
 
     start=copy: their parts are copies of the top layer's, with what techniques named before have made of them;
-    start=fresh: with newly drawn weights. They are trained whole, in a frozen encoder too. Raises ValueError for other
-    values. The copies of a layer per task are those of the last task's, and what PALs add is not copied.
+    start=fresh: with newly drawn weights. They are trained whole, in a frozen encoder too. Raises ValueError for
+    another `start`. The copies of a layer per task are those of the last task's, and what PALs add is not copied.
     """
     if start not in ("copy", "fresh"):
         raise ValueError(f"start={start}: choose copy or fresh")

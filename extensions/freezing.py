@@ -15,7 +15,7 @@ def freeze_layers(bert, layers="first-3", embeddings=True):
     lowest layer that is trained, and no further. What techniques have added stays trainable. Raises ValueError for
     another word, or when it would freeze nothing.
     """
-    chosen = [] if layers == "none" else chosen_layers(bert, layers)
+    chosen = [] if layers == "none" else chosen_layers(bert, layers, others="all, none")
     if not (chosen or embeddings):
         raise ValueError("layers=none,embeddings=false: this freezes nothing")
     L, loaded = len(bert.bert_layers), {id(p) for p in loaded_parameters(bert)}

@@ -50,11 +50,7 @@ def remove_layers(bert, keep="first-4"):
     ValueError for another word, or when nothing would be removed.
     """
     L = len(bert.bert_layers)
-    try:
-        kept = range(0, L, 2) if keep == "alternate" else chosen_layers(bert, keep)
-    except ValueError:  # its message names other words and options
-        kept = range(L)
+    kept = range(0, L, 2) if keep == "alternate" else chosen_layers(bert, keep, "keep", "alternate")
     if len(kept) == L:
-        raise ValueError(f"keep={keep}: choose alternate, first-N, mid-N or last-N, with N from 1 to {L - 1} of the "
-                         f"{L} layers")
+        raise ValueError(f"keep={keep}: these are all of the {L} layers, and nothing would be removed")
     bert.bert_layers = nn.ModuleList([bert.bert_layers[i] for i in kept])

@@ -42,7 +42,7 @@ class LoRALinear(AdaptedLinear):
 
 
 def put_lora(kind, bert, rank, alpha, dropout, targets, layers, rslora):
-    """Freeze the encoder and put a `kind` of LoRALinear into it; ValueError for a wrong option or a part replaced."""
+    """Freeze the encoder and put a `kind` of LoRALinear into it; ValueError for a wrong word, alpha or dropout."""
     words = list(dict.fromkeys(targets.split("+")))
     if not set(words) <= TARGETS.keys():
         raise ValueError(f"targets={targets}: join words of {', '.join(TARGETS)} by +, as in query+value")

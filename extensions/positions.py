@@ -85,7 +85,7 @@ def relative(bert, by="t5", buckets=32, largest=128, keep=True):
     largest, farther ones as the farthest (Shaw et al. 2018, arxiv.org/abs/1803.02155, who take 16); theirs is the
     product of the query with a learned vector. The absolute positions stay; keep=false removes them, which loses what
     was learned with them (MiniLM's last hidden states change by 73 %, measured as for `alibi`). The mask becomes one of
-    B H T T numbers. Raises ValueError for other values.
+    B H T T numbers. Raises ValueError for another `by`, and for buckets that do not fit.
     """
     if by not in ("t5", "clipped"):
         raise ValueError(f"by={by}: choose t5 or clipped")

@@ -17,14 +17,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# For `before`: the run gets a signal in its step of that number.
+# For `before`, after .format(step=N): the run gets SIGTERM once it has taken step N.
 STOP_AFTER = """
 import os, signal
 import training
 step = training.Training.step
 def stopping(self):
     step(self)
-    if self.at.step == {steps}:
+    if self.at.step == {step}:
         os.kill(os.getpid(), signal.SIGTERM)
 training.Training.step = stopping
 """
@@ -118,7 +118,7 @@ class ScriptServer:
 
 @functools.cache
 def server():
-    """Return the one server of this test session."""
+    """Return the one server of this process, which is a worker under `pytest -n`."""
     server = ScriptServer()
     atexit.register(server.close)
     return server

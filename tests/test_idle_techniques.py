@@ -51,7 +51,7 @@ REFUSED_LATER = [
     ("--heads sst=mlp:activation=foo", "--heads sst=mlp:activation=foo: activation=foo: choose one of relu"),
     ("--tasks sst sts --task_weights fixed:para=2", "fixed: para is not among --tasks sst sts"),
     ("--schedule round-robin:end=balanced --task_batch_size para=4", "--task_batch_size: --schedule round-robin:end"),
-    ("--schedule even --task_batch_size para=4", "--task_batch_size: --schedule even chooses"),
+    ("--schedule even --task_batch_size para=4", "--task_batch_size: --schedule even sets the"),
     ("--adapt remove-layers:keep=alternat", "keep=alternat: choose alternate, first-N, mid-N or last-N, with N from 1")]
 
 

@@ -72,14 +72,16 @@ def test_a_signal_ends_the_step_saves_and_tells_how_to_go_on(signum, code, end, 
     assert difference(end, outcome(folder)) is None
 
 
-@pytest.mark.parametrize(("steps", "fewer"), [(20, ["--epochs", "2"]), (5, ["--max_steps", "3"])])
-def test_a_run_that_is_given_fewer_steps_than_it_has_taken(steps, fewer, script, data, folder):  # noqa: F811
-    ended, said = script.run(folder, *flags_of(data, *EPOCHS), before=STOP_AFTER.format(steps=steps))
+@pytest.mark.parametrize(("step", "flag", "fewer", "again"), [(20, "--epochs", 2, 3), (5, "--max_steps", 3, 27)])
+def test_a_run_that_is_given_fewer_steps_than_it_has_taken(step, flag, fewer, again, script, data, folder):  # noqa: F811
+    """It is scored and ends; given more again, it goes on."""
+    ended, said = script.run(folder, *flags_of(data, *EPOCHS), before=STOP_AFTER.format(step=step))
     assert ended == 143, said
-    ended, said = script.run(folder, *RESUME, *fewer)
-    assert ended == 0, said
-    assert [line["step"] for line in metrics(folder / RUN) if line["kind"] == "score"][-1] == steps
-    assert predictions(folder)
+    for number, end in ((fewer, step), (again, 27)):
+        ended, said = script.run(folder, *RESUME, flag, str(number))
+        assert ended == 0, said
+        assert [line["step"] for line in metrics(folder / RUN) if line["kind"] == "score"][-1] == end
+        assert predictions(folder)
 
 
 @pytest.mark.parametrize("n", [1, 3, 6])  # dev of the first epoch, of the second, the training sample of the last

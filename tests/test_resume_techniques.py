@@ -30,7 +30,7 @@ def test_resumed_as_if_undisturbed(name, script, data, tmp_path):  # noqa: F811
         (tmp_path / folder).mkdir()
     code, said = script.run(tmp_path / "whole", *flags)
     assert code == 0, said
-    code, said = script.run(tmp_path / "stopped", *flags, before=STOP_AFTER.format(steps=2))
+    code, said = script.run(tmp_path / "stopped", *flags, before=STOP_AFTER.format(step=2))
     assert code != 0 and "stopped at step 2 of" in said
     code, said = script.run(tmp_path / "stopped", "--resume", "--run_dir", RUN)
     assert code == 0, said
@@ -48,7 +48,7 @@ def test_begun_with_other_weights_of_the_encoder(flags, script, data, tmp_path):
                      "--epochs", "2")
     code, said = script.run(tmp_path / "whole", *flags)
     assert code == 0, said
-    code, said = script.run(tmp_path / "stopped", *flags, before=STOP_AFTER.format(steps=2))
+    code, said = script.run(tmp_path / "stopped", *flags, before=STOP_AFTER.format(step=2))
     assert code != 0 and "stopped at step 2 of" in said
     (tmp_path / "first" / RUN / "best.pt").unlink()  # going on takes the run's own files alone
     code, said = script.run(tmp_path / "stopped", "--resume", "--run_dir", RUN)
