@@ -30,3 +30,11 @@ def divergence(task, logits, others):
     if task == "para":
         logits, others = (torch.stack([torch.zeros_like(z), z], dim=-1) for z in (logits, others))
     return symmetric_kl(logits, others)
+
+
+def smoothness(task, logits, others):
+    """Return SMART's l_s (Jiang et al. 2020, section 3.1), the mean over rows of logits shaped as in `divergence`.
+
+    Of classes it is the sum of both KL divergences, not their mean; of similarities the squared error.
+    """
+    return divergence(task, logits, others) * (1 if task == "sts" else 2)

@@ -4,16 +4,16 @@ import copy
 
 import torch
 
-from extensions._divergence import again, divergence
+from extensions._divergence import again, smoothness
 
 
 class Bregman:
     """weight · D_Breg(θ, θ'), D_Breg the mean over rows of l_s(f(x; θ), f(x; θ')): no step should change much.
 
-    The teacher θ' <- beta θ' + (1 - beta) θ after every step begins as the weights at the start. l_s is `divergence`,
-    of classes half the paper's sum of two KL divergences: weight 1 is the paper's mu = 1/2. The paper raises beta
-    from 0.99 to 0.999 after a tenth of the steps; here it stays. It says nothing of the teacher's dropout: here it
-    has none, as its logits are a target. One pass without gradients a step, and the memory of a second model.
+    The teacher θ' <- beta θ' + (1 - beta) θ after every step begins as the weights at the start. l_s is SMART's, and
+    `weight` the paper's mu = 1. The paper raises beta from 0.99 to 0.999 after a tenth of the steps; here it stays. It
+    says nothing of the teacher's dropout: here it has none, as its logits are a target. One pass without gradients a
+    step, and the memory of a second model.
     """
 
     bounds = {"beta": (0, 1)}
@@ -29,9 +29,9 @@ class Bregman:
 
     def __call__(self, model, batch, logits):
         """Return the penalty for a batch whose first pass gave `logits`."""
-        with torch.no_grad():
-            target = self.teacher.logits(again(batch)).float()
-        return self.weight * divergence(batch["task"], logits, target)
+        # None of its weights wants a gradient. Not under no_grad, where `encode_apart` waits for the device.
+        target = self.teacher.logits(again(batch)).float()
+        return self.weight * smoothness(batch["task"], logits, target)
 
     @torch.no_grad()
     def after_step(self, model):

@@ -7,7 +7,7 @@ import math
 
 import torch
 
-from extensions._divergence import again, divergence
+from extensions._divergence import again, smoothness
 from extensions._perturbation import ascend, normalise, perturbed
 from files import UserError
 
@@ -32,18 +32,18 @@ def smart(model, batch, logits, weight=1.0, steps=1, step_size=0.1, epsilon=0.1,
     respect to delta with f(x) held fixed. `norm` serves projection and g alike: inf or l2 of a text, inf-token or
     l2-token of each token. With steps=0 it is the noise alone that f should not mind.
 
-    l_s is `divergence`: the squared error of similarities, and of classes the mean of the two KL divergences where
-    the paper has their sum: weight 1 is the paper's lambda_s = 1/2. In training every pass draws dropout of its own,
-    as in the authors' code. The paper's epsilon = sigma = 1e-5 and step_size = 1e-3 do nothing to x of the order of
-    1 (and are below what bf16 resolves; the authors' code rescales past them): on SST, with MiniLM after 60 steps,
-    they move the logits by 0.0002 (l_s = 0.00000), the defaults here by 0.28 (0.05), half their deviation over texts,
-    noise of the same sigma by 0.003, and two dropout masks are 0.01 apart. norm=l2,epsilon=1,step_size=1 is as far.
+    l_s is the sum of the two KL divergences of classes, and the squared error of similarities; `weight` is the paper's
+    lambda_s, 1 to 5 there. In training every pass draws dropout of its own, as in the authors' code. The paper's
+    epsilon = sigma = 1e-5 and step_size = 1e-3 do nothing to x of the order of 1 (and are below what bf16 resolves; the
+    authors' code rescales past them): on SST, with MiniLM after 60 steps, they move the logits by 0.0002 (l_s =
+    0.00000), the defaults here by 0.28 (0.11), half their deviation over texts, noise of the same sigma by 0.003, and
+    two dropout masks are 0.01 apart. norm=l2,epsilon=1,step_size=1 is as far.
     """
     if norm not in NORMS:
         raise UserError(f"--penalty smart:norm={norm}: choose one of {', '.join(NORMS)}")
 
     def apart(from_logits):
-        return divergence(batch["task"], from_logits, model.logits(again(batch)).float())
+        return smoothness(batch["task"], from_logits, model.logits(again(batch)).float())
 
     def noise(x):
         return sigma * torch.randn_like(x)

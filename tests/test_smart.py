@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from extensions._divergence import divergence
+from extensions._divergence import smoothness
 from extensions._perturbation import ascend, perturbed
 from extensions.smart import NORMS, project, smart
 from files import UserError
@@ -68,7 +68,7 @@ def test_two_steps_on_classes_by_torchs_distributions():
     def jeffreys(delta):
         p, q = (torch.distributions.Categorical(logits=a) for a in (z, z + (delta * mask).sum(1) @ W))
         both = torch.distributions.kl_divergence(p, q) + torch.distributions.kl_divergence(q, p)
-        return both.mean() / 2
+        return both.mean()
     for _ in range(2):
         delta.requires_grad_()
         [g] = torch.autograd.grad(jeffreys(delta), delta)
@@ -115,7 +115,7 @@ def test_the_penalty_pulls_at_both_passes(bert_dir):
     deltas = []
     with perturbed(model.bert, deltas, lambda x: 0.3 * torch.sin(x)):
         other = model.logits(dict(batch))
-    apart = divergence("sst", model.logits(dict(batch)), other)
+    apart = smoothness("sst", model.logits(dict(batch)), other)
     value = value_of(lambda *args: smart_from(deltas[0].detach(), *args), model, batch)
     expected, found = (torch.autograd.grad(x, model.bert.word_embedding.weight) for x in (apart, value))
     torch.testing.assert_close(found, expected)
