@@ -21,7 +21,8 @@ from downloads import default_cache_dir
 from files import atomic_write
 from tokenizer import SETTINGS, BertTokenizer
 
-# Padded tokens a batch may hold. bert-base trains on 8,192 in fp32 within 16 GB of memory.
+# Padded tokens a batch may hold. bert-base trains on 8,192 in fp32 within 16 GB of memory. Texts apart may come to
+# twice as many in training on a GPU: see extensions.pairs.encode_apart.
 MAX_TOKENS_TRAIN, MAX_TOKENS_EVAL, MAX_TOKENS_EVAL_GPU = 8192, 16384, 32768
 # Rows of an evaluation batch. On a CPU MiniLM takes 1.5 times as long for a row in batches of 256 as of 64.
 EVAL_BATCH_SIZE, EVAL_BATCH_SIZE_GPU = 64, 512
@@ -29,6 +30,11 @@ BUCKETS = 24  # widths of the training batches of one data set
 
 # Fewer texts are tokenized sooner than a file is checked; the folder keeps so many bytes, the last used.
 TOKEN_CACHE_TEXTS, TOKEN_CACHE_BYTES, TOKEN_CACHE_FORMAT = 1000, 10**9, 1
+
+
+def scoring_size(on_gpu):
+    """Return (rows, padded tokens), the most that a batch holds of a data set that is scored, not trained on."""
+    return (EVAL_BATCH_SIZE_GPU, MAX_TOKENS_EVAL_GPU) if on_gpu else (EVAL_BATCH_SIZE, MAX_TOKENS_EVAL)
 
 
 def kept_head(budget, side):
@@ -59,6 +65,10 @@ class Sequences(NamedTuple):
     def lengths(self):
         """Return each row's number of ids, (N,)."""
         return np.diff(self.offsets)
+
+    def longest(self, rows):
+        """Return the number of ids of the longest of these rows (B,)."""
+        return int((self.offsets[1:][rows] - self.offsets[rows]).max())
 
     def pad(self, rows, width=None):
         """Return (token_ids, attention_mask, token_type_ids) of the rows (B,), int64 (B, T) padded with 0.
@@ -281,7 +291,8 @@ class Batches:
     """The batches of a data set that a sampler chooses, gathered from flat arrays of tokens.
 
     With `pair_encoding` "cross" a pair is one sequence (token_ids, attention_mask, token_type_ids), what
-    extensions.pairs.pack_pairs makes of the contract's batch; with "bi" the batch is the contract's.
+    extensions.pairs.pack_pairs makes of the contract's batch; with "bi" the batch is the contract's,
+    its two texts padded to one width, a multiple of 8: so it has few shapes, each a CUDA graph.
     Pinned batches move to a CUDA device without a wait.
     """
 
@@ -300,7 +311,7 @@ class Batches:
     def build(self, rows, width=None):
         """Return the batch of the rows with these indices, padded to `width`, by default the longest row's.
 
-        Texts apart are always padded to the longest.
+        Texts apart are both padded to the longest, and where `width`, their pair's, is given, to a multiple of 8.
         """
         data = [self.dataset[i] for i in rows]
         batch = self.dataset.collate_fn(data) if self.sequences is None else self.gather(np.asarray(rows), data, width)
@@ -317,9 +328,11 @@ class Batches:
     def gather(self, indices, data, width):
         """Return the batch of `data`, the rows with these indices."""
         batch = {"sent_ids": [row[-1] for row in data]}
+        if width and len(self.sequences) > 1:
+            longest = max(sequences.longest(indices) for sequences in self.sequences.values())
+            width = min(-(-longest // 8) * 8, self.dataset.max_length)
         for suffix, sequences in self.sequences.items():
-            token_ids, attention_mask, token_type_ids = map(
-                torch.from_numpy, sequences.pad(indices, None if suffix else width))
+            token_ids, attention_mask, token_type_ids = map(torch.from_numpy, sequences.pad(indices, width))
             batch[f"token_ids{suffix}"], batch[f"attention_mask{suffix}"] = token_ids, attention_mask
             if self.dataset.texts == 2:
                 batch[f"token_type_ids{suffix}"] = token_type_ids

@@ -40,12 +40,16 @@ def encode_apart(encode, input_ids_1, attention_mask_1, input_ids_2, attention_m
     """Return the encodings u and v, (B, C) each, of the first and the second texts, by `encode(ids, mask)`.
 
     The rows of a batch agree in the length of the pair, not of each text. So all 2B texts are
-    encoded in chunks of about equal length: of Quora's two columns a third would be padding.
+    encoded in chunks of about equal length: of Quora's two columns a third would be padding. Where
+    a GPU trains, they are encoded at once: to hear of their lengths, the host would have to wait for
+    it, which no CUDA graph can hold. That may be up to twice the tokens of the pairs in one sequence.
     """
     T = max(input_ids_1.shape[1], input_ids_2.shape[1])
     input_ids, attention_mask = (
         torch.cat([F.pad(side, (0, T - side.shape[1])) for side in sides])  # (2B, T)
         for sides in ((input_ids_1, input_ids_2), (attention_mask_1, attention_mask_2)))
+    if torch.is_grad_enabled() and input_ids.device.type not in ("cpu", "mps"):
+        return encode(input_ids, attention_mask).chunk(2)
     lengths, order = attention_mask.sum(1).sort()
     widest = [max(1, int(chunk[-1])) for chunk in lengths.cpu().chunk(8)]  # the one wait for the device
     encoded = [encode(input_ids[rows, :width], attention_mask[rows, :width])

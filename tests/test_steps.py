@@ -12,6 +12,11 @@ from extensions import SCHEDULES
 from multitask_classifier import pack_pairs
 
 
+def longest_of(batch):
+    """Return the width of the wider of a batch's two texts."""
+    return max(batch["token_ids_1"].shape[1], batch["token_ids_2"].shape[1])
+
+
 def packed(batch, max_length):
     """Return the contract's batch with each pair packed into one sequence."""
     sides = (batch[f"{name}_{side}"] for side in (1, 2) for name in ("token_ids", "attention_mask"))
@@ -50,6 +55,10 @@ def test_batches_are_the_contracts(max_length, truncation, course_dir, monkeypat
                         assert narrow[key] == batch[key] == value
                 if "token_ids" in batch:
                     assert batch["token_ids"].shape[1] == loader.batch_sampler.width(indices)
+                else:
+                    width = batch["token_ids_1"].shape[1]
+                    assert width % 8 == 0 or width == max_length
+                    assert batch["token_ids_2"].shape[1] == width < longest_of(expected) + 8
 
 
 def test_batches_without_labels_and_of_other_data_sets(tiny_cache):
