@@ -77,7 +77,7 @@ def random_states():
         "system_rng": plain(random.getstate()),
         "numpy_rng": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
         "torch_rng": torch.random.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
     }
 
 

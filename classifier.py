@@ -22,7 +22,7 @@ from arguments import (
     with_defaults,
     with_run_dir,
 )
-from batching import MAX_TOKENS_TRAIN, bucket_loader
+from batching import MAX_TOKENS_TRAIN, bucket_loader, scoring_size
 from checkpoint import (
     load_checkpoint,
     load_encoder,
@@ -179,7 +179,7 @@ def train(args):
             train_data, dev_data = (FrozenFeatures(data, model, device) for data in (train_data, dev_data))
 
     train_loader = bucket_loader(train_data, args.batch_size, MAX_TOKENS_TRAIN, shuffle=True, seed=args.seed)
-    dev_loader = bucket_loader(dev_data)
+    dev_loader = bucket_loader(dev_data, *scoring_size(args.use_gpu))
     optimizer = make_optimizer(model, args)
 
     seen = train_loader.sample(SEEN_ROWS, args.seed)
@@ -217,8 +217,9 @@ def test(args):
             dev_data, test_data = (FrozenFeatures(data, model, device) for data in (dev_data, test_data))
         else:
             use_faster_modules(model, device, args)
-        acc, _, dev_pred, _, _, dev_ids = model_eval(bucket_loader(dev_data), model, device)
-        test_pred, _, test_ids = model_test_eval(bucket_loader(test_data), model, device)
+        size = scoring_size(args.use_gpu)
+        acc, _, dev_pred, _, _, dev_ids = model_eval(bucket_loader(dev_data, *size), model, device)
+        test_pred, _, test_ids = model_test_eval(bucket_loader(test_data, *size), model, device)
     files = ((args.dev_out, dev_data, dev_pred, dev_ids), (args.test_out, test_data, test_pred, test_ids))
     for path, data, y_pred, ids in files if distributed.is_main() else ():
         write_predictions(path, HEADERS["sst"], [row[-1] for row in data.dataset], dict(zip(ids, y_pred, strict=True)))

@@ -15,7 +15,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from tqdm import tqdm
 
 import distributed
-from batching import EVAL_BATCH_SIZE, EVAL_BATCH_SIZE_GPU, MAX_TOKENS_EVAL, MAX_TOKENS_EVAL_GPU, bucket_loader
+from batching import bucket_loader, scoring_size
 from config import read_json
 from datasets import (
     SentenceClassificationDataset,
@@ -60,7 +60,8 @@ def collect(loader, model, logits_of):
     """
     model.eval()
     logits, rows = [], []
-    progress = tqdm(loader, desc="scoring", leave=False, disable=None)  # on a terminal only
+    hidden = None if distributed.is_main() else True  # None: shown on a terminal only
+    progress = tqdm(loader, desc="scoring", leave=False, disable=hidden)
     for batch in itertools.islice(progress, distributed.rank(), None, distributed.world_size()):
         logits.append(logits_of(batch).float())
         labels = batch["labels"].flatten().tolist() if "labels" in batch else []
@@ -211,9 +212,8 @@ def multitask_loaders(args, split, pair_encoding=None):
         datasets = {"sst": SentenceClassificationDataset(sst, args), "para": SentencePairDataset(para, args),
                     "sts": SentencePairDataset(sts, args, isRegression=True)}
     on_gpu = getattr(args, "use_gpu", False)
-    size = (EVAL_BATCH_SIZE_GPU, MAX_TOKENS_EVAL_GPU) if on_gpu else (EVAL_BATCH_SIZE, MAX_TOKENS_EVAL)
-    loaders = {task: bucket_loader(datasets[task], *size, pair_encoding=encodings.get(task), pin_memory=on_gpu)
-               for task in TASKS if task in tasks}
+    loaders = {task: bucket_loader(datasets[task], *scoring_size(on_gpu), pair_encoding=encodings.get(task),
+                                   pin_memory=on_gpu) for task in TASKS if task in tasks}
     return loaders, {task: datasets[task].dataset for task in loaders}
 
 

@@ -37,7 +37,11 @@ def seed_everything(seed=11711):
 
 
 def get_device(use_gpu: bool) -> torch.device:
-    """Return CUDA, else Apple's MPS, with `use_gpu` (UserError without either); else the CPU, and name a GPU unused."""
+    """Return CUDA, else Apple's MPS, with `use_gpu` (UserError without either); else the CPU, and name a GPU unused.
+
+    On CUDA torch no longer chooses cuDNN's attention: that plans anew for every shape of a batch, for longer than the
+    batch takes, and has no gradient of a learned bias.
+    """
     gpu = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else None
     if use_gpu and gpu is None:
         build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
@@ -48,6 +52,8 @@ def get_device(use_gpu: bool) -> torch.device:
     if gpu and not use_gpu:
         name = torch.cuda.get_device_name() if gpu == "cuda" else "Apple MPS"
         print(f"hint: running on the CPU; --use_gpu would use the {name} here", file=sys.stderr)
+    if use_gpu and gpu == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)
     return torch.device(gpu if use_gpu else "cpu")
 
 

@@ -8,19 +8,11 @@ import json
 import time
 
 import numpy as np
-import torch
 from torch import nn
 
 import engine
 import evaluation
-from batching import (
-    EVAL_BATCH_SIZE,
-    EVAL_BATCH_SIZE_GPU,
-    MAX_TOKENS_EVAL,
-    MAX_TOKENS_EVAL_GPU,
-    MAX_TOKENS_TRAIN,
-    bucket_loader,
-)
+from batching import MAX_TOKENS_TRAIN, bucket_loader, scoring_size
 from config import BertConfig
 from datasets import SentenceClassificationDataset, SentencePairDataset
 from extensions import TASK_LOSSES
@@ -29,7 +21,7 @@ from extensions._losses import LOSSES
 from extensions._progress import MeanLosses
 from multitask_classifier import MultitaskBERT, get_args
 from optimizer import AdamW
-from utils import seed_everything
+from utils import get_device, seed_everything
 
 # Where a means is switched off: modules, a name in each, and what stands in for it.
 OFF = {"packed attention": [("engine", "pack_attention", lambda model: None)],
@@ -48,7 +40,7 @@ class ThisEngine:
     """The contender: a batch is the list of its row indices."""
 
     def __init__(self, job):
-        self.off, self.device = list(job["off"]), torch.device(job["device"])
+        self.off, self.device = list(job["off"]), get_device(job["device"] == "cuda")
         # On CUDA these two go together with graphs: of hundreds of shapes, or of another optimizer, there are none.
         if self.device.type == "cuda" and {"buckets", "fused AdamW"} & set(self.off):
             self.off.append("graphs")
@@ -90,8 +82,7 @@ class ThisEngine:
             if self.device.type == "cuda":
                 self.one_of_each_shape = {task: self.shapes(task) for task in self.batches}
         cuda = self.device.type == "cuda"
-        size = (EVAL_BATCH_SIZE_GPU, MAX_TOKENS_EVAL_GPU) if cuda else (EVAL_BATCH_SIZE, MAX_TOKENS_EVAL)
-        self.score_loaders = {task: bucket_loader(dataset, *size, pin_memory=cuda)
+        self.score_loaders = {task: bucket_loader(dataset, *scoring_size(cuda), pin_memory=cuda)
                               for task, dataset in self.data.items()}
         self.score_batches = {task: loader.batch_sampler.batches(0) for task, loader in self.score_loaders.items()}
 

@@ -23,9 +23,9 @@ from safetensors import SafetensorError, safe_open
 from torch.utils.data import Dataset
 
 import distributed
-from batching import bucket_loader, save_cached, token_digest
+from batching import bucket_loader, save_cached, scoring_size, token_digest
 from downloads import default_cache_dir
-from engine import penalties_of
+from engine import penalties_of, to_device
 from evaluation import collect
 from extensions import TASK_LOSSES, from_spec
 from extensions._encoder import is_frozen
@@ -77,10 +77,12 @@ class FrozenFeatures(Dataset):
         if self.from_cache:
             self.features = torch.from_numpy(found)
             return
-        loader = bucket_loader(dataset, pair_encoding="bi" if encoding == "bi" else "cross")
+        on_gpu = torch.device(device).type != "cpu"
+        loader = bucket_loader(dataset, *scoring_size(on_gpu), pair_encoding="bi" if encoding == "bi" else "cross",
+                               pin_memory=on_gpu)
 
         def encode(batch):
-            batch = {name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()}
+            batch = to_device(batch, device)
             if task is None:
                 return model.features(batch["token_ids"], batch["attention_mask"])
             encodings = model.features({**batch, "task": task})

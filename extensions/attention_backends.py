@@ -2,6 +2,7 @@
 
 math spells the formula out; efficient (Rabe and Staats 2021, https://arxiv.org/abs/2112.05682) and flash (Dao et al.
 2022, https://arxiv.org/abs/2205.14135) never hold all scores at once: torch chooses among them (auto), or is told.
+cuDNN's is not among them: `utils.get_device` says why.
 unpadded leaves padding out of all else that the layers compute: see _unpadded.py. All give the same numbers, but for
 rounding, so that a checkpoint knows nothing of it.
 

@@ -3,6 +3,7 @@
 https://pytorch.org/blog/accelerating-pytorch-with-cuda-graphs/ (Nguyen et al. 2021) says what may be recorded.
 """
 
+import contextlib
 from collections import OrderedDict
 
 import torch
@@ -21,8 +22,9 @@ class GraphedStep:
     as the step would have. Random numbers of Python or of the CPU would be repeated, and hyper-parameters other
     than the learning rate stay what they were: after changing one, or what is trained, call `forget`.
 
-    A step that cannot be recorded ends the recording for good, with one line that says why. `limit` kinds are kept,
-    the least recently used makes way. The optimizer must be a `FusedAdamW`.
+    A step that cannot be recorded ends the recording for good, with one line that says why, and so does one for which
+    the graphs leave no memory. `limit` kinds are kept, the least recently used makes way. The optimizer must be a
+    `FusedAdamW`.
     """
 
     def __init__(self, step, limit=128, recorder=None):
@@ -43,7 +45,7 @@ class GraphedStep:
         kind = kind_of(parts)
         if kind not in self.seen:
             self.seen.add(kind)
-            return self.recorder.on_side_stream(lambda: self.step(parts))
+            return self.eager(parts)
         recording = self.recordings.get(kind)
         if recording is None or not recording.plan.advance():  # the latter: captured, but the counts came apart
             if distributed.world_size() > 1 and self.buffers is None:
@@ -56,6 +58,30 @@ class GraphedStep:
         self.recordings.move_to_end(kind)
         return recording.replay(self.step, parts)
 
+    def eager(self, parts):
+        """Return the losses of a step as ever; where memory runs short, those of one without any graphs.
+
+        With several processes it is an error: the others may have taken their step.
+        """
+        generators = self.recorder.random_state()
+        try:
+            return self.recorder.on_side_stream(lambda: self.step(parts))
+        except torch.OutOfMemoryError as error:
+            if not (self.recordings or self.buffers) or distributed.world_size() > 1:
+                raise
+            self.give_up(error, generators)
+        return self.step(parts)  # not before the error has gone, and with it what the step had allocated
+
+    def give_up(self, error, generators):
+        """Say why nothing is recorded any more, drop all graphs, and put the random numbers back."""
+        self.recorder.restore_random_state(generators)
+        self.recorder, self.buffers = None, {}
+        self.forget()
+        if error.__context__ and not error.__suppress_context__:
+            error = error.__context__  # the first, not that the capture which it broke could not end
+        reason = (str(error).splitlines() or [""])[0]
+        print(f"no CUDA graphs from here on, so slower: {type(error).__name__}: {reason}", flush=True)
+
     def attempt(self, record):
         """Return record(), whose gradients lie in the graphs' memory; None, and never record again, where it fails."""
         generators = self.recorder.random_state()
@@ -63,11 +89,7 @@ class GraphedStep:
         try:
             return record()
         except Exception as error:  # whatever a technique does that no graph can hold; nothing has been computed yet
-            self.recorder.restore_random_state(generators)
-            self.recorder = None
-            self.forget()
-            reason = (str(error).splitlines() or [""])[0]
-            print(f"no CUDA graphs from here on, so slower: {type(error).__name__}: {reason}", flush=True)
+            self.give_up(error, generators)
             return None
         finally:
             # Their memory serves the next graph too: only between a gradient's replay and its update is it in use.
@@ -157,10 +179,11 @@ class Recorder:
         """Return function(), run where captures are, so that libraries allocate their workspace there beforehand."""
         current = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(current)
-        with torch.cuda.stream(self.stream):
-            result = function()
-        current.wait_stream(self.stream)
-        return result
+        try:
+            with torch.cuda.stream(self.stream):
+                return function()
+        finally:
+            current.wait_stream(self.stream)
 
     def capture(self, function):
         """Record the kernels that function() launches, without running them; return (graph, what it returned)."""
@@ -169,6 +192,11 @@ class Recorder:
             # thread_local: what other threads do (pin a batch, watch NCCL) is no concern of this capture.
             with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
                 result = function()
+        except BaseException:
+            # torch up to 2.11 leaves the allocator in a capture that was broken; where it does not, this is refused.
+            with contextlib.suppress(RuntimeError):
+                torch._C._cuda_endAllocateToPool(current.device_index, self.pool)
+            raise
         finally:
             torch.cuda.set_stream(current)  # a capture that fails while it ends leaves its own stream in place
         return graph, result

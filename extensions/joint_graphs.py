@@ -29,7 +29,7 @@ class JointGraphedStep(GraphedStep):
         tasks = tuple(dict.fromkeys(task for piece in pieces for task in piece))
         if tasks not in self.trained or not self.seen.issuperset(kinds):
             self.seen.update(kinds)
-            losses = self.recorder.on_side_stream(lambda: self.step(parts))
+            losses = self.eager(parts)
             self.trained[tasks] = [p for p in self.step.params if p.grad is not None]
             return losses
 
@@ -54,8 +54,6 @@ class JointGraphedStep(GraphedStep):
         """Drop all graphs: they are recorded anew."""
         super().forget()
         self.updates.clear()
-        if self.recorder is None:  # for good
-            self.buffers = {}
 
     def take_buffers(self, tasks):
         """Make the buffers the gradients of what the tasks train."""

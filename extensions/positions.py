@@ -3,11 +3,13 @@
 Legend of the shape comments:  B batch · T tokens · H heads · N kinds of distance
 """
 
+import contextlib
 import math
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bert import BertSelfAttention
 from extensions._overlay import overlay
@@ -25,7 +27,10 @@ class BiasedSelfAttention(BertSelfAttention):
     def attention(self, key, query, value, attention_mask):
         """Add the bias (H, T, T) to the mask, which broadcasts to (B, 1, T, T), and attend; see the parent."""
         bias = self.bias(distances(query.shape[2], query.device))
-        return super().attention(key, query, value, attention_mask + bias.to(attention_mask.dtype))
+        # Where the bias alone is trained, CUDA's efficient kernel reads what it has not kept (pytorch issue 148476).
+        alone = bias.requires_grad and not (key.requires_grad or query.requires_grad or value.requires_grad)
+        with sdpa_kernel(SDPBackend.MATH) if alone else contextlib.nullcontext():
+            return super().attention(key, query, value, attention_mask + bias.to(attention_mask.dtype))
 
 
 class RelativeSelfAttention(BiasedSelfAttention):

@@ -206,6 +206,57 @@ def test_a_failed_capture_falls_back_as_if_nothing_had_happened(monkeypatch, cap
                                        "when stream is capturing\n")
 
 
+def test_what_broke_a_capture_is_named(monkeypatch, capsys):
+    graphs = graphed(monkeypatch)
+
+    def capture(function):
+        try:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(graphs.recorder, "capture", capture)
+    train(graphs, [[{"sst": batch("sst", 6, 4, i)}] for i in range(2)])
+    assert capsys.readouterr().out.endswith("RuntimeError: operation not permitted when stream is capturing\n")
+
+
+def check_lack_of_memory(plain, graphs, plan, monkeypatch, capsys):
+    """Check that the graphs make way for the first step that finds no memory beside them."""
+    step, ran_out = graphs.recorder.on_side_stream, []
+
+    def full(function):
+        if graphs.recordings:
+            torch.rand(3)  # the generator has moved
+            ran_out.append(True)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB.")
+        return step(function)
+
+    monkeypatch.setattr(graphs.recorder, "on_side_stream", full)
+    torch.manual_seed(5)
+    expected = train(plain, plan)
+    torch.manual_seed(5)
+    assert train(graphs, plan) == [pytest.approx(loss, rel=1e-5) for loss in expected]
+    assert_same_state(plain, graphs.step)
+    assert ran_out == [True] and not graphs.recordings and not graphs.buffers
+    assert "slower: OutOfMemoryError: CUDA out" in capsys.readouterr().out
+
+
+def test_where_the_graphs_leave_no_memory_the_step_is_taken_without_them(monkeypatch, capsys):
+    plain, graphs = make_step(dropout=0.5), graphed(monkeypatch, dropout=0.5)
+    check_lack_of_memory(plain, graphs, schedule(20), monkeypatch, capsys)
+
+
+def test_without_graphs_too_little_memory_is_an_error(monkeypatch):
+    graphs = graphed(monkeypatch)
+
+    def full(function):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB.")
+
+    monkeypatch.setattr(graphs.recorder, "on_side_stream", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        train(graphs, schedule(1))
+
+
 def test_a_loss_that_reads_a_list_is_not_recorded(monkeypatch, capsys):
     def stale(model, batch):
         return ce(model, batch) + len(batch["sent_ids"])
@@ -256,3 +307,7 @@ def test_on_a_gpu_a_step_that_waits_for_the_device_falls_back(capsys):
     parts = schedule(1, "cuda")[0]
     assert len({float(graphs(parts)["sst"]) for _ in range(5)}) == 5  # random numbers still work
     assert capsys.readouterr().out.count("no CUDA graphs") == 1
+    torch.cuda.empty_cache()  # refused while the allocator believes that a graph is recorded
+    again = GraphedStep(make_step(device="cuda"))
+    train(again, schedule(10, "cuda"))
+    assert again.recordings

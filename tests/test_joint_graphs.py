@@ -10,7 +10,7 @@ from extensions import fused_adamw
 from extensions._task_weights import TaskWeights
 from extensions.joint_graphs import JointGraphedStep
 from extensions.uncertainty import Uncertainty
-from tests.test_cuda_graphs import FakeRecorder, assert_same_state, batch, make_step, train
+from tests.test_cuda_graphs import FakeRecorder, assert_same_state, batch, check_lack_of_memory, make_step, train
 
 
 class Recorder(FakeRecorder):
@@ -124,6 +124,11 @@ def test_a_failed_capture_falls_back_as_if_nothing_had_happened(monkeypatch, cap
     assert train(graphs, plan_of(20)) == [pytest.approx(loss, rel=1e-5) for loss in expected]
     assert_same_state(plain, graphs.step)
     assert graphs.recorder is None and capsys.readouterr().out.count("no CUDA graphs from here on") == 1
+
+
+def test_where_the_graphs_leave_no_memory_the_step_is_taken_without_them(monkeypatch, capsys):
+    plain, graphs = joint_step(monkeypatch, dropout=0.5), joint_step(monkeypatch, graphs=True, dropout=0.5)
+    check_lack_of_memory(plain, graphs, plan_of(1) * 3 + plan_of(20), monkeypatch, capsys)
 
 
 def test_forgetting_records_anew(monkeypatch):

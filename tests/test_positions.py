@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from extensions.attention_heads import mha
 from extensions.positions import alibi, distances, relative, slopes_of, t5_bucket
@@ -47,6 +48,20 @@ def test_relative_and_alibi_by_hand(packed, bert_dir):
     expected = with_scores(  # two heads: slopes 2^-4 and 2^-8
         attention, x, mask, lambda h, i, j, q, k: (q * k).sum(-1) / 12**0.5 - abs(i - j) * (1 / 16, 1 / 256)[h])
     torch.testing.assert_close(attention(x, mask), expected)
+
+
+def test_a_bias_that_is_trained_alone_is_left_to_the_formula(bert_dir, monkeypatch):
+    """CUDA's efficient kernel would read memory that is not its own (pytorch issue 148476)."""
+    kernels, attend = [], F.scaled_dot_product_attention
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *args: (
+        kernels.append(torch.backends.cuda.mem_efficient_sdp_enabled()), attend(*args))[1])
+    attention, x, mask = attention_input(relative, bert_dir)
+    expected = attention(x, mask)
+    for linear in (attention.query, attention.key, attention.value):
+        linear.requires_grad_(False)
+    torch.testing.assert_close(attention(x, mask), expected)
+    attention(x.requires_grad_(), mask)  # as behind a layer that is trained
+    assert kernels == [True, False, True]
 
 
 @pytest.mark.parametrize("base", [10000, 100])
