@@ -19,7 +19,7 @@ from evaluation import records
 from extensions import ADAPT, ENCODER_FLAGS, PARAMETER_GROUPS, PENALTIES, require_effect
 from extensions._encoder import is_frozen
 from extensions.attention_backends import BACKENDS
-from files import Parser, UserError, is_device, unwritable
+from files import Parser, UserError, is_device, speaks, unwritable
 from run_folder import Run, beside_checkpoint, plain
 
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -302,7 +302,8 @@ def parse(parser, complete, argv, contradictions=lambda args: []):
             if name in SETTLED:
                 raise UserError(f"--{name} is {now}, but the run in {args.run_dir} began with {before}; leave the "
                                 "flag out, or begin anew in another --run_dir")
-            print(f"resume: --{name} is {now} now, was {before}")
+            if speaks():
+                print(f"resume: --{name} is {now} now, was {before}")
         given = {**stored["given"], **given}
     args.given = given
     problems = [*shared_contradictions(args), *contradictions(args)]

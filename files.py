@@ -7,9 +7,12 @@ import os
 import re
 import secrets
 import sys
+import time
 import traceback
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+WAIT_FOR_THE_FIRST = 15  # seconds; torchrun looks after its processes ten times a second
 
 # What to do about the errors of the system that a user can mend.
 REMEDIES = {
@@ -72,6 +75,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         """End the script with one message: the usage of seventy flags would hide it."""
+        leave_it_to_the_first()
         self.exit(2, f"usage: {self.prog} [FLAG ...]; --help explains the flags\nerror: {message}\n")
 
 
@@ -81,11 +85,26 @@ def nearest(word, words):
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
+def speaks():
+    """Tell whether this is the process that tells what all that torchrun has started have seen alike."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def leave_it_to_the_first():
+    """Where torchrun runs several processes, let the first of this machine report an error that all have.
+
+    When that one has ended torchrun ends the others, within their wait here; if it has not failed, they speak too.
+    """
+    if int(os.environ.get("LOCAL_RANK", 0)) > 0:
+        with suppress(KeyboardInterrupt):
+            time.sleep(WAIT_FOR_THE_FIRST)
+
+
 def run_script(main):
     """Call `main()`; a `UserError` ends the script with its message and exit code 2, Ctrl-C with 130.
 
-    So does a lack of memory. After --debug, the traceback comes first. When nobody reads the output any more
-    (`| head`), the script ends without a word, as a closed pipe ends other programs, with 141.
+    So does a lack of memory, or of another process. After --debug, the traceback comes first. When nobody reads the
+    output any more (`| head`), the script ends without a word, as a closed pipe ends other programs, with 141.
     """
     Debug.shown = False
     try:
@@ -93,13 +112,15 @@ def run_script(main):
         sys.stdout.flush()
         return result
     except Interrupted as interruption:
+        leave_it_to_the_first()
         print(interruption, file=sys.stderr)
         sys.exit(interruption.code)
     except (UserError, OSError, MemoryError, RuntimeError) as error:
         if isinstance(error, BrokenPipeError) and error.filename is None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more
             sys.exit(128 + 13)  # SIGPIPE
-        if isinstance(error, RuntimeError) and not lacks_memory(error):
+        leave_it_to_the_first()
+        if isinstance(error, RuntimeError) and not (lacks_memory(error) or lost_another(error)):
             raise
         if Debug.shown:
             traceback.print_exc()
@@ -116,8 +137,18 @@ def lacks_memory(error):
     return isinstance(error, MemoryError) or isinstance(error, RuntimeError) and bool(re.search(words, str(error)))
 
 
+def lost_another(error):
+    """Tell whether an error, Gloo's or NCCL's, says that another process of this training has ended."""
+    words = ("connection (was )?(closed|reset) by (remote )?peer|broken pipe|pair is not connected|"
+             "remote process (has )?exited")
+    return (int(os.environ.get("WORLD_SIZE", 1)) > 1 and isinstance(error, RuntimeError)
+            and bool(re.search(words, str(error), re.IGNORECASE)))
+
+
 def described(error):
-    """Return an OSError, or a lack of memory, as a message that names the file and what to do."""
+    """Return an OSError, a lack of memory or of another process as a message that names the file and what to do."""
+    if lost_another(error):
+        return "another process of this training has ended, and its message says why; --resume goes on from last.pt"
     if lacks_memory(error):
         detail = f" ({' '.join(str(error).split())[:200]})" if str(error) else ""
         return (f"not enough memory{detail}; close other programs, or train with --accumulate N, the same update in N "

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-from files import UserError, remedy
+from files import UserError, remedy, speaks
 
 NO_LABEL = "without a label"
 NO_TEXT = {b"\x1f\x8b": "packed with gzip: unpack it with `gunzip`, or `gzip -d < FILE > NEW.csv`",
@@ -275,7 +275,7 @@ def read_rows(path, form, labelled=True, skip_bad_rows=False):
     """Read one file into rows and print the report; a bad row raises UserError, or `skip_bad_rows` leaves it out."""
     rows, report = read_sound(path, form, labelled, skip_bad_rows)
     print(report)
-    if report.bad:
+    if report.bad and speaks():
         print(f"warning: bad rows of {path} are left out; of a dev or test file, the predictions lack their ids and "
               f"cannot be handed in: {report.bad[0]}", file=sys.stderr)
     return rows
@@ -288,7 +288,7 @@ def prediction_ids(path):
 
 def warn_of_cfimdb(path, rows):
     """Warn when no label of an SST file is above 1, as in CFIMDB's; a few rows may be so by chance."""
-    if len(rows) >= 20 and all(row[1] <= 1 for row in rows):
+    if len(rows) >= 20 and all(row[1] <= 1 for row in rows) and speaks():
         print(f"warning: the labels of {path} are 0 and 1 alone, and SST's are 0 to 4: is this a file of CFIMDB?",
               file=sys.stderr)
 

@@ -29,12 +29,12 @@ def torchrun(data, folder, *flags, restarts=0):  # noqa: F811
              "MINBERT_HUB": "http://127.0.0.1:9"})
 
 
-def ended(launcher):
+def ended(launcher, well=True):
     try:
         said = launcher.communicate(timeout=120)[0]
     finally:
         launcher.kill()
-    assert launcher.returncode == 0, said
+    assert (launcher.returncode == 0) == well, said
     return said
 
 
@@ -112,6 +112,24 @@ def test_a_worker_killed_in_mid_epoch_is_replaced(data, tmp_path):  # noqa: F811
     resumed = next(line for line in said.splitlines() if line.startswith(f"resume {RUN} at step"))
     assert 2 <= int(resumed.split()[4]) < 54, resumed
     assert difference(end, outcome(tmp_path / "killed")) is None
+
+
+def test_a_mistake_is_reported_once(data, tmp_path):  # noqa: F811
+    for name, flag, value in (("typo", "--schedule", "round-robbin"), ("nowhere", "--sst_train", "nowhere.csv")):
+        said = ended(torchrun(data, tmp_path / name, *flags_of(data), flag, value), well=False)
+        assert said.count("error: ") == 1 and value in said, said
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the workers in /proc")
+def test_the_one_that_is_left_says_so_in_one_line(data, tmp_path):  # noqa: F811
+    launcher = torchrun(data, tmp_path / "killed", *flags_of(data, "--epochs", "20"))
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "killed" / RUN / "last.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert (tmp_path / "killed" / RUN / "last.pt").exists()
+    os.kill(workers_of(launcher)[1], signal.SIGKILL)
+    said = ended(launcher, well=False)
+    assert said.count("error: another process of this training has ended") == 1 and "in run_script" not in said, said
 
 
 def test_signals_reach_every_process(data, tmp_path):  # noqa: F811

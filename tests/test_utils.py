@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -59,7 +60,10 @@ def test_device_and_hint(monkeypatch, capsys, cuda, mps, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Test GPU")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    chosen = []
+    monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", chosen.append)
     assert utils.get_device(True).type == expected
+    assert chosen == ([False] if cuda else [])
     assert capsys.readouterr().err == ""
     assert utils.get_device(False).type == "cpu"
     hint = capsys.readouterr().err
@@ -85,6 +89,32 @@ def test_scripts_end_without_traceback(capsys, error, status, words):
     with pytest.raises(SystemExit) as end:
         files.run_script(main)
     assert end.value.code == status and capsys.readouterr().err == words
+
+
+@pytest.mark.parametrize("number, waits", [("0", 0), ("1", 3)])
+def test_the_first_of_several_processes_speaks_for_all(number, waits, monkeypatch, capsys):
+    """Unless it has not failed, and so has not made torchrun end the others while they wait."""
+    monkeypatch.setenv("LOCAL_RANK", number)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    slept = []
+    monkeypatch.setattr(files.time, "sleep", slept.append)
+
+    def main(error):
+        raise error
+
+    for error, message in (
+            (UserError("no label"), "no label"),
+            (RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:5"),
+             "another process of this training has ended, and its message says why; --resume goes on from last.pt")):
+        with pytest.raises(SystemExit, match="2"):
+            files.run_script(partial(main, error))
+        assert capsys.readouterr().err == f"error: {message}\n"
+    with pytest.raises(SystemExit, match="2"):
+        files.Parser().parse_args(["--nonsense"])
+    assert slept == [files.WAIT_FOR_THE_FIRST] * waits
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with pytest.raises(RuntimeError, match="closed by peer"):
+        files.run_script(partial(main, error))
 
 
 def test_other_errors_keep_their_traceback():
