@@ -8,8 +8,8 @@ class FastDropout(nn.Dropout):
     """`nn.Dropout`, several times faster on the CPU: four numbers share one 64-bit draw of torch's global generator.
 
     p is rounded to a multiple of 1/32768, and the kept numbers are scaled by 1 / (1 - p) for that p, so that the
-    expectation stays what it was. Masks differ from those that `nn.Dropout` draws from the same seed.
-    Other devices take the parent's path.
+    expectation stays what it was (in bf16 but for that factor's rounding, as with `nn.Dropout`). Masks differ from
+    those that `nn.Dropout` draws from the same seed. Other devices take the parent's path.
     """
 
     def forward(self, x):

@@ -13,8 +13,8 @@ def fgm(model, batch, logits, weight=1.0, epsilon=1.0):
     """Return weight · loss(x + r), r = epsilon g / ‖g‖₂ with g the gradient of the task's loss with respect to x.
 
     ‖g‖₂ is that of one text's x, (T, C), the paper's equation 5 (which has the sign of a log likelihood). x is the
-    embedding layer's output with positions and layer norm, where the paper has normalised word embeddings. g comes
-    from a pass of its own, with dropout of its own.
+    embedding layer's output with positions and layer norm, where the paper has normalised word embeddings: its epsilon
+    of 5 there says nothing of the one here. g comes from a pass of its own, with dropout of its own.
     """
     def loss():
         return batch["loss"](model, again(batch))

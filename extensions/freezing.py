@@ -55,9 +55,9 @@ def gradual_unfreezing(bert, per_epoch=1):
     """Train the top layer in the first epoch, and `per_epoch` layers more from each epoch on to the next.
 
     The pooler and what stands beside the layers are trained throughout, the embeddings count as the lowest layer. The
-    paper begins with its own last layer, the classifier, alone; here the heads and the top layer begin together, the
-    heads being linear. With fewer epochs than layers the lowest are never trained. The first epoch's set is put up
-    when it begins, so that an optimizer made before has them all. Raises ValueError when nothing is left to unfreeze.
+    paper begins with its own last layer, the classifier, alone; here the heads and the top layer begin together. With
+    fewer epochs than layers the lowest are never trained. The first epoch's set is put up when it begins, so that an
+    optimizer made before has them all. Raises ValueError when nothing is left to unfreeze.
     """
     if is_frozen(bert):
         raise ValueError("there is nothing to unfreeze, the encoder is not trained: choose --option finetune")

@@ -51,9 +51,10 @@ class Relational(nn.Sequential):
 
 
 class CosineHead(nn.Module):
-    """scale · cos(u, v) + bias, with scale and bias learned (Reimers and Gurevych 2019, section 3).
+    """scale · cos(u, v) + bias, with scale and bias learned.
 
-    Losses of the cosine itself leave both where they begin; R-Drop, SMART and Bregman, which compare logits, move them.
+    Reimers and Gurevych 2019 (section 3) have the cosine alone. Losses of the cosine itself leave both where they
+    begin; R-Drop, SMART and Bregman, which compare logits, move them.
     """
 
     def __init__(self, scale, bias):

@@ -11,7 +11,9 @@ from extensions._overlay import overlay
 
 
 class Droppable:
-    """A layer that is left out of a pass in training with probability `drop_p`, the same for the whole batch.
+    """A layer that is left out of a pass in training with probability `drop_p`, the same for all its rows.
+
+    Pairs that are encoded apart are several passes on a CPU: see `encode_apart`.
 
     The draw is a number on the device, and the layer's output and its input are both there to choose from: a branch on
     the host would wait for the device, and a captured graph would repeat it for ever. So no time is saved, unlike in

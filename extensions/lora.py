@@ -57,9 +57,10 @@ def lora(bert, rank=8, alpha=16.0, dropout=0.0, targets="query+value", layers="a
     """Freeze the encoder and give linear layers a low-rank change that is trained in place of their weights.
 
     `targets` joins words of `TARGETS` by +; `layers` is all, first-N, mid-N or last-N (Peng, Yuan and Wang 2024: query,
-    key and value of four layers). `rslora`: rank-stabilized scaling (Kalajdzievski 2023, arxiv.org/abs/2312.03732).
-    `merge(bert)` and `unmerge(bert)` add the change to the weights and take it out again; `train` and `eval` never do.
-    Nothing changes until training. Query, key and value are then three products again, not one (packed-attention).
+    key and value of four layers). `rslora`: rank-stabilized scaling (Kalajdzievski 2023, arxiv.org/abs/2312.03732). Hu
+    et al.'s RoBERTa has alpha = rank = 8. `merge(bert)` and `unmerge(bert)` add the change to the weights and take it
+    out again; `train` and `eval` never do. Nothing changes until training. Query, key and value are then three products
+    again, not one (packed-attention).
     """
     put_lora(LoRALinear, bert, rank, alpha, dropout, targets, layers, rslora)
 

@@ -57,11 +57,12 @@ class PALLayer(BertLayer):
 def pals(bert, size=0, heads=12):
     """Give every layer a projected attention for each task; size 0 is the paper's 204 of 768, in proportion.
 
-    h_{l+1} = LN(a_l + FFN(a_l) + TS(h_l)), with a_l the layer's attention output after its norm and
-    TS(h) = V_D MH(V_E h). V_E (S, C) and V_D (C, S) are a task's own and the same in all layers; the attention is a
-    task's and a layer's own. V_D = 0 at the start (the paper: small random numbers), so that training starts from the
-    pretrained function. The paper's schedule is `--schedule annealed`. Raises ValueError when `heads` does not divide
-    `size`, or when another technique has replaced or appended layers.
+    h_{l+1} = LN(a_l + FFN(a_l) + TS(h_l)), with a_l the layer's attention output after its norm and TS(h) = V_D MH(V_E
+    h). V_E (S, C) and V_D (C, S) are a task's own and the same in all layers; the attention is a task's and a layer's
+    own. V_D = 0 at the start (the paper: small random numbers), so that training starts from the pretrained function.
+    There are no biases and no GELU after V_D, which the authors' code has. The paper's schedule is `--schedule
+    annealed`. Raises ValueError when `heads` does not divide `size`, or when another technique has replaced or appended
+    layers.
     """
     if not all(type(layer) is BertLayer for layer in bert.bert_layers):
         raise ValueError("not all layers are plain layers any more: name pals before what appends layers, and not with "

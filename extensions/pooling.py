@@ -64,7 +64,8 @@ class Attention(Cls):
 
     def forward(self, output, attention_mask):
         hidden_states = output["last_hidden_state"].float()
-        scores = hidden_states @ self.query.float() / self.query.shape[0] ** 0.5  # (B, T)
+        # No matrix product, here nor in `Layers`: autocast would take it to bf16.
+        scores = (hidden_states * self.query.float()).sum(-1) / self.query.shape[0] ** 0.5  # (B, T)
         # Finite, so that a row of padding alone gives no NaN; its weights are then taken back.
         weights = scores.masked_fill(attention_mask == 0, -1e9).softmax(dim=1) * attention_mask
         return (hidden_states * weights.unsqueeze(-1)).sum(dim=1)
@@ -89,7 +90,7 @@ class Layers(Cls):
     def forward(self, output, attention_mask):
         means = torch.stack([mean_of(states, attention_mask) for states in output["hidden_states"]])  # (L + 1, B, C)
         weights = self.scores.float().softmax(dim=0)[:, None, None]  # (L + 1, 1, 1)
-        return self.scale * (weights * means).sum(dim=0)  # no matrix product: autocast would take that to bf16
+        return self.scale * (weights * means).sum(dim=0)
 
 
 @contextmanager

@@ -65,9 +65,10 @@ def prefix(bert, length=20, reparameterize=False, hidden=512):
     With `reparameterize` they come from an MLP of `hidden` units, as Li and Liang train them; they throw it away
     afterwards, here it stays in the model. Initial keys and values are N(0, initializer_range²), or what torch's
     initial MLP makes of N(0, 1): the output is not that of the pretrained encoder, as P keys with scores of about 0
-    take their share of every attention. Li and Liang begin with the activations of real words where rows are few. The
-    papers' learning rates are 5e-5 to 1e-2. A prefix has no dropout and no positions: those of --positions that act on
-    keys act on the tokens' alone. Raises ValueError for a second prefix, or for packed attention.
+    take their share of every attention. Li and Liang begin with the activations of real words where rows are few, and
+    have 10 or 200 keys where P-tuning v2 has some 20. The papers' learning rates are 5e-5 to 1e-2. A prefix has no
+    dropout and no positions: those of --positions that act on keys act on the tokens' alone. Raises ValueError for a
+    second prefix, or for packed attention.
     """
     attentions = [module for module in bert.modules() if isinstance(module, BertSelfAttention)]
     if any(isinstance(attention, (PrefixedSelfAttention, PackedSelfAttention)) for attention in attentions):

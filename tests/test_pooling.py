@@ -33,6 +33,17 @@ def test_attention_by_hand():
     torch.testing.assert_close(pooler(OUTPUT, MASK)[1], STATES[1, 0])
 
 
+@pytest.mark.parametrize("name", ["mean", "attention", "layers"])
+def test_autocast_changes_nothing(name):
+    torch.manual_seed(0)
+    pooler = POOLING[name](BERT)
+    for p in pooler.parameters():
+        torch.nn.init.normal_(p)
+    expected = pooler(OUTPUT, MASK)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert pooler(OUTPUT, MASK).equal(expected)
+
+
 def test_layers_by_hand():
     pooler = POOLING["layers"](BERT)
     # Twice 1 of 200 and once 198 of 200 (softmax of 0, 0, log 198): 2 / 200 + 198 / 200 of the last layer's mean.
