@@ -18,7 +18,11 @@ BEGIN, END = "<!-- cases: written by a test run -->", "<!-- end of the cases -->
 
 
 class Recorder:
-    """Called by tests once a case has passed; keeps {(section, given): row of the table}."""
+    """Called by tests once a case has passed; keeps {(section, given, expected): row of the table}.
+
+    Of the parameters of one test that tell the same, the last is kept. Cases that expect other things stay apart by
+    their expectation, so that the table does not hang on which of several workers ends last.
+    """
 
     def __init__(self):
         self.rows = {}
@@ -35,13 +39,13 @@ class Recorder:
         text = re.sub(r"http://127\.0\.0\.1:\d+", "http://HOST", text)
         cells = [given, expected, shortened(text), "" if seconds is None else f"{seconds:.2f}",
                  "" if mib is None else f"{mib:.0f}"]
-        self.rows[section, given] = [cell.replace("|", "\\|").replace("\n", " ") for cell in cells]
+        self.rows[section, given, expected] = [cell.replace("|", "\\|").replace("\n", " ") for cell in cells]
 
     def table(self):
         """Return the document's part between BEGIN and END."""
         parts = []
         for section in SECTIONS:
-            rows = [row for (where, _), row in self.rows.items() if where == section]
+            rows = [row for (where, *_), row in self.rows.items() if where == section]
             if rows:
                 lines = "".join(f"| {' | '.join(row)} |\n" for row in rows)
                 parts.append(f"## {section}\n\n{len(rows)} cases.{worst(rows)}\n\n{HEADER}{lines}")

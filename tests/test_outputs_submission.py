@@ -26,7 +26,7 @@ def spoil(path, kind):
 
 
 FILES = [
-    ("a folder in the place of a prediction file", "folder", "Is a directory; it is a folder, name a file"),
+    ("a folder in the place of a prediction file to hand in", "folder", "Is a directory; it is a folder, name a file"),
     ("a prediction file of 100 MiB", 100 * 2**20, "more than 64 MiB, which is no file of a submission"),
     ("a prediction file of NUL bytes", 4096, "the header must be"),
     ("a prediction of a million digits", HEADERS["sts"] + f"a1 , {'9' * 10**6}x \n".encode(),
