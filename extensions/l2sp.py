@@ -12,7 +12,8 @@ class L2SP:
     The paper's equation 4, which takes the place of weight decay: give --weight_decay 0 with it, or AdamW pulls both
     towards 0 as well. w⁰ is what the run begins with, layers that --adapt has added to the encoder included. Of
     the new layers the matrices count; biases and the scale of a cosine may lie far from 0. It is of the weights alone:
-    the step adds its gradient once, to whatever the tasks' losses have become by then.
+    the step adds its gradient once, to whatever the tasks' losses have become by then, and to no weight that these have
+    not reached. Else AdamW, to which a gradient's size is nothing, would move the heads of all other tasks in each step.
     """
 
     def __init__(self, alpha=0.01, beta=0.01):
@@ -23,11 +24,12 @@ class L2SP:
         self.pretrained = {name: p.detach().clone() for name, p in model.bert.named_parameters() if p.requires_grad}
 
     def of_weights(self, model):
-        """Return the penalty, 0-dim."""
-        old = sum(F.mse_loss(model.bert.get_parameter(name), w, reduction="sum") for name, w in self.pretrained.items())
-        new = sum(v.square().sum() for name, v in model.named_parameters()
-                  if v.requires_grad and v.ndim > 1 and is_head(name))
-        return (self.alpha * old + self.beta * new) / 2
+        """Return the penalty, 0-dim, of the weights that have a gradient, those that the step's tasks train."""
+        trained = {name: p for name, p in model.named_parameters() if p.grad is not None}
+        old = [F.mse_loss(trained[f"bert.{name}"], w, reduction="sum") for name, w in self.pretrained.items()
+               if f"bert.{name}" in trained]
+        new = [v.square().sum() for name, v in trained.items() if v.ndim > 1 and is_head(name)]
+        return (self.alpha * sum(old) + self.beta * sum(new)) / 2
 
     def state_dict(self):
         """Return w⁰, {name: tensor}."""

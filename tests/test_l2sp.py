@@ -13,9 +13,11 @@ from tests.regularizer_cases import TASKS, a_batch, no_waiting, tiny_model, tota
 
 
 def started(model, **options):
-    """Return an L2SP penalty that starts with the model as it is."""
+    """Return an L2SP penalty that starts with the model as it is, all of whose weights have a gradient, of zeros."""
     penalty = L2SP(**options)
     penalty.start(model)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p) if p.requires_grad else None
     return penalty
 
 
@@ -43,14 +45,29 @@ def test_by_hand(bert_dir):
     assert value.item() == pytest.approx(expected)
     value.backward()
     for name, p in model.named_parameters():
-        wanted = torch.full_like(p, 0.03) if name.startswith("bert.") else 0.7 * p if name in matrices else None
-        assert (p.grad is None) if wanted is None else torch.allclose(p.grad, wanted)
+        wanted = 0.03 if name.startswith("bert.") else 0.7 * p if name in matrices else 0.0
+        assert torch.allclose(p.grad, torch.zeros_like(p) + wanted)
 
 
-def step_of(model, gradient="sum", weights=None, penalties=()):
+def test_what_a_step_does_not_train_stays(bert_dir):
+    """A step of SST alone pulls at no other head, nor at the pooler, which the mean of the tokens leaves unread."""
+    model = tiny_model(bert_dir)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    step = step_of(model, penalties=[L2SP(alpha=0.3, beta=0.7)], lr=0.1)
+    with torch.no_grad():
+        for p in model.bert.parameters():
+            p.add_(0.1)
+    step([{"sst": a_batch("sst", bert_dir)}])
+    moved = {name.split(".")[0] for name, p in model.named_parameters()
+             if not torch.allclose(p, before[name] + (0.1 if name.startswith("bert.") else 0.0))}
+    assert moved == {"bert", "sentiment_head"}
+    assert torch.allclose(model.bert.pooler_dense.weight, before["bert.pooler_dense.weight"] + 0.1)
+
+
+def step_of(model, gradient="sum", weights=None, penalties=(), lr=0.0):
     """Return a training step over three tasks with SGD, so that `.grad` stays to be looked at."""
     losses = {task: TASK_LOSSES[LOSSES[task]] for task in TASKS}
-    return TrainingStep(model, losses, torch.optim.SGD(model.parameters(), lr=0.0), penalties=penalties,
+    return TrainingStep(model, losses, torch.optim.SGD(model.parameters(), lr=lr), penalties=penalties,
                         gradient=made(gradient, GRADIENTS), weights=weights, precision="fp32", max_grad_norm=1e9,
                         device=torch.device("cpu"))
 
@@ -73,8 +90,8 @@ def test_it_counts_once_a_step_whatever_the_tasks_become(gradient, weights, bert
         found[bool(penalties)] = {name: p.grad if p.grad is not None else torch.zeros_like(p)
                                   for name, p in model.named_parameters()}
     for name, p in model.named_parameters():
-        expected = (torch.full_like(p, 0.03) if name.startswith("bert.") else 0.7 * p.detach() if p.ndim > 1
-                    else torch.zeros_like(p))
+        expected = 0.03 if name.startswith("bert.") else 0.7 * p.detach() if p.ndim > 1 else 0.0
+        expected = torch.zeros_like(p) + (0.0 if name.startswith("bert.pooler") else expected)  # which nobody reads
         torch.testing.assert_close(found[True][name] - found[False][name], expected, atol=1e-5, rtol=1e-3, msg=name)
 
 
