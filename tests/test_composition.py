@@ -35,12 +35,14 @@ TECHNIQUES = (
     "--schedule round-robin:end=balanced,batch_size=5", "--dropout attention=0.2",
     f"{JOINT} --gradient pcgrad", f"{JOINT} --gradient gradvac", f"{JOINT} --gradient cagrad",
     f"{JOINT} --task_weights uncertainty", "--task_weights loss-scale", "--task_weights dwa",
+    "--task_weights fixed:para=2",
     "--loss sst=ordinal", "--loss sst=one-versus-rest", "--loss sst=focal", "--loss sst=ce:smoothing=0.1",
     "--loss sst=ce sst=simcse:weight=0.1", "--loss para=bce para=mnrl:weight=0.1", "--loss para=simcse-supervised",
     "--loss sts=cosine", "--loss sts=mse sts=cosine-embedding", "--loss sts=pearson",
     "--penalty smart", "--penalty bregman", "--penalty rdrop", "--penalty fgm", "--penalty l2sp",
     "--norm rmsnorm", "--ffn gelu:width=16", "--ffn geglu", "--ffn swiglu", "--attention mha:heads=1",
-    "--attention mqa", "--attention gqa:groups=1", "--positions relative", "--positions rotary", "--positions alibi",
+    "--attention mqa", "--attention gqa:groups=1", "--attention_backend unpadded", "--positions relative",
+    "--positions rotary", "--positions alibi",
     "--adapt lora", "--adapt dora", "--adapt adapters", "--adapt prefix", "--adapt prompt", "--adapt ia3",
     "--adapt bitfit", "--adapt diff", "--adapt last-linear", "--adapt freeze:layers=first-1",
     "--adapt gradual-unfreezing", "--adapt extra-layers", "--adapt layer-drop", "--adapt remove-layers:keep=first-1",
@@ -85,6 +87,8 @@ def refused(*techniques):
     frozen = "last-linear" in flags or "--option pretrain" in flags and "--adapt" not in flags
     if frozen and any(f"--loss {loss}" in flags for loss in ("para=simcse-supervised", "sts=cosine")):
         return "trains the encoder alone"
+    if "unpadded" in flags and ("--adapt pals" in flags or "--pooling layers" in flags):
+        return "of its own in place of all layers" if "pals" in flags else "reads padded hidden states"
     adapted = ">".join(re.findall(r"--adapt ([\w-]+)", flags))
     for reason, orders in CLASHES.items():
         if adapted in orders.split():
@@ -107,13 +111,13 @@ def refused(*techniques):
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """Return the flags of a run on 20 rows a file, of a BERT of two layers."""
+    """Return the flags of a run on 20 rows a file, of a BERT of two layers; the seed is of a plan with all tasks."""
     folder = tmp_path_factory.mktemp("composition")
     bert_dir = str(tiny_bert_dir(folder / "bert", hidden_size=24, num_hidden_layers=2, num_attention_heads=2))
     write_course_files(folder / "data", rows=20)
     datasets.load_tokenizer.cache_clear()
     return ["--pretrained", bert_dir, "--data_dir", str(folder / "data"), "--batch_size", "4", "--epochs", "2",
-            "--precision", "fp32", "--lr", "1e-3", "--run_dir", str(folder / "run")]
+            "--precision", "fp32", "--lr", "1e-3", "--seed", "1", "--run_dir", str(folder / "run")]
 
 
 def three_steps(flags):
@@ -130,9 +134,10 @@ def three_steps(flags):
         steps, found = schedule(0), []
         for i in range(3):
             set_learning_rates(optimizer, 1.0)
-            found += step([steps.part(i, k, args.accumulate) for k in range(args.accumulate)]).values()
+            found += step([steps.part(i, k, args.accumulate) for k in range(args.accumulate)]).items()
         assert int(step.skipped) == 0
-    return [loss.item() for loss in found]
+    assert "staged" in args.schedule or {task for task, _ in found} == set(losses), "a task that never trains"
+    return [loss.item() for _, loss in found]
 
 
 def test_every_technique_is_among_them():
