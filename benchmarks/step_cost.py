@@ -1,7 +1,7 @@
 """Measure what a training step costs with each row of an ablation, in multiples of the base's step.
 
     python -m benchmarks.step_cost recipes/ablation.txt recipes/encoder.txt [--data DIR] [--rows 16] [--rounds 4]
-        [--only NAME ...] [--use_gpu]
+        [--only NAME ...] [--precision fp32] [--use_gpu]
 
 Both train on the same rows of each of the three tasks, those of a batch of median length, in one step a task or, where
 the schedule says so, in one for all: turn by turn, so that a busy machine slows both. A ratio is the median over the
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from arguments import number
+from arguments import PRECISIONS, number
 from engine import make_optimizer, make_step, to_device
 from extensions import SCHEDULES, made
 from extensions._cpu import fit_threads, keep_freed_memory
@@ -97,6 +97,7 @@ def main(argv=None):
     parser.add_argument("--rows", type=number(int, 1), default=16, help="rows of a task's batch")
     parser.add_argument("--rounds", type=number(int, 1), default=4, help="how often each is timed")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these rows alone")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="as the training scripts'")
     parser.add_argument("--use_gpu", action="store_true", help="measure on the GPU")
     args = parser.parse_args(argv)
     device = get_device(args.use_gpu)
@@ -109,7 +110,7 @@ def main(argv=None):
     print("| | × the base's step | from | to | trained |\n|---|---|---|---|---|")
     for path in args.files:
         (_, base_flags), *rows = read_rows_of(path)
-        shared = [*base_flags, "--data_dir", args.data]
+        shared = [*base_flags, "--data_dir", args.data, "--precision", args.precision]
         with contextlib.redirect_stdout(said):
             base = Contender(shared, args.rows, device, args.use_gpu)
         for name, flags in rows:
@@ -128,7 +129,7 @@ def main(argv=None):
         raise UserError(f"nothing to compare with the base: {', '.join(args.files)} has no row"
                         + (f" {' or '.join(args.only)}" if args.only else " beside it"))
     print(json.dumps({"benchmark": "step_cost", "device": device.type, "threads": torch.get_num_threads(),
-                      "rows": args.rows, "rounds": args.rounds, "results": results}))
+                      "precision": args.precision, "rows": args.rows, "rounds": args.rounds, "results": results}))
 
 
 if __name__ == "__main__":
