@@ -92,6 +92,14 @@ def command_of(flags):
     return shlex.join(["multitask_classifier.py", *flags])
 
 
+def has_flags(result, flags, path):
+    """Tell whether a result is of these flags and others; None for flags is a row of another file."""
+    if flags is None or shlex.join(flags) in result["command"]:
+        return flags is not None
+    print(f"note: {path}: {result['name']} was measured without {shlex.join(flags)}: left out", file=sys.stderr)
+    return False
+
+
 def run(name, flags, seed, folder, data_dir):
     """Train once, or go on with what was interrupted; return the row of results.jsonl.
 
@@ -216,7 +224,8 @@ def main(argv=None):
     if unknown := [name for name in args.only or [] if name not in known]:
         raise UserError(f"--only {', '.join(unknown)}: the rows of {args.file} are {', '.join(known)}")
     if args.table:
-        latest = {(result["name"], result["seed"]): result for result in read_results(args.table, args.share)}
+        latest = {(result["name"], result["seed"]): result for result in read_results(args.table, args.share)
+                  if has_flags(result, dict(rows).get(result["name"]), args.table)}
         print(table(rows, list(latest.values())), end="")
         return
     args.out.mkdir(parents=True, exist_ok=True)

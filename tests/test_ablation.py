@@ -94,10 +94,13 @@ def test_an_interrupted_run_goes_on_and_another_does_not(runs, tmp_path, capsys)
     ablation.main([flags[0], "--table", str(tmp_path / "out" / "results.jsonl")])
     assert capsys.readouterr().out == table and not runs
     with open(tmp_path / "out" / "results.jsonl", "a", encoding="utf-8") as file:  # the last line of a name and seed
-        file.write(json.dumps({**result, "overall": 0.125, "command": "another"}) + '\n{"name": "ba')
+        for value, command in ((0.125, f"{result['command']} --max_grad_norm 2"), (0.25, "another")):
+            file.write(json.dumps({**result, "overall": value, "command": command}) + "\n")
+        file.write('{"name": "ba')
     ablation.main([flags[0], "--table", str(tmp_path / "out" / "results.jsonl")])
     said = capsys.readouterr()
-    assert "| base | .100 | .600 | .200 | .125 |  | 1 |" in said.out and "line 3 is damaged" in said.err
+    assert "| base | .100 | .600 | .200 | .125 |  | 1 |" in said.out and "line 4 is damaged" in said.err
+    assert "base was measured without --loss sts=mse sts=pearson --dropout head=0.2: left out" in said.err
     with pytest.raises(UserError, match="no results .*nowhere"):
         ablation.main([flags[0], "--table", "nowhere"])
 
