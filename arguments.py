@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 import distributed
+from batching import MAX_TOKENS_TRAIN
 from checkpoint import FINE_TUNE_MODES
 from datasets import TRUNCATIONS, load_tokenizer
 from downloads import default_cache_dir
@@ -27,7 +28,7 @@ COMPILERS = ("auto", "none", "graphs", "inductor")
 LR_SCHEDULES = ("linear", "cosine", "constant")
 # Arguments that a resumed run must keep: with another value its weights or its order of rows would be another run's.
 SETTLED = ("seed", "option", "pretrained", "tasks", *ENCODER_FLAGS, "pooling", "heads", "loss", "pair_encoding",
-           "pair_score", "penalty", "schedule", "gradient", "task_weights", "param_groups", "batch_size",
+           "pair_score", "penalty", "schedule", "gradient", "task_weights", "param_groups", "batch_size", "max_tokens",
            "task_batch_size", "train_rows", "max_length", "truncation")
 
 
@@ -138,7 +139,7 @@ def add_arguments(parser, learning_rates):
     add("--use_gpu", action="store_true", help="train on CUDA, or else on Apple's MPS")
     add("--batch_size", type=number(int, 1, 1_000_000), default=8,
         help="rows of a training step, whatever computes them")
-    add("--hidden_dropout_prob", type=number(float, 0, 1), default=0.3, help="dropout of the heads")
+    add("--hidden_dropout_prob", type=number(float, 0, below=1), default=0.3, help="dropout of the heads")
     add("--lr", type=number(float, 0), help="peak learning rate (default: "
         + ", ".join(f"{lr:g} to {option}" for option, lr in learning_rates.items()) + ")")
     add("--pretrained", type=path_name, default="bert-base-uncased",
@@ -161,7 +162,7 @@ def add_arguments(parser, learning_rates):
 
     group = parser.add_argument_group("training")
     add = group.add_argument
-    add("--encoder_dropout_prob", type=number(float, 0, 1), default=0.1, help="dropout inside BERT")
+    add("--encoder_dropout_prob", type=number(float, 0, below=1), default=0.1, help="dropout inside BERT")
     add("--lr_schedule", choices=LR_SCHEDULES, default="linear", help="how lr falls to 0 after the warm-up, or stays")
     add("--warmup", type=number(float, 0, 1), default=0.1, help="share of the steps in which lr rises from 0")
     add("--weight_decay", type=number(float, 0), default=0.01, help="by default of all but biases and layer norms")
@@ -170,9 +171,11 @@ def add_arguments(parser, learning_rates):
     add("--penalty", type=spec_of(PENALTIES, "none"), action="append", metavar="SPEC",
         help=f"{', '.join(PENALTIES)}: a regularizer added to the losses; repeat the flag for several, "
         "none takes back those named before")
+    add("--max_tokens", type=number(int, 1), default=MAX_TOKENS_TRAIN, metavar="N",
+        help="padded tokens that a task has in a step, at most: long texts come in batches of fewer rows")
     add("--accumulate", type=number(int, 1), default=1, metavar="N",
-        help="take the rows of a step through the model in N parts: the same update with less memory, but for "
-        "losses that compare the rows of a batch")
+        help="take the rows of a step through the model in N parts: the same update with less memory, but for what is "
+        "drawn at random and for losses that compare the rows of a batch")
     add("--max_grad_norm", type=number(float, 1e-12), default=1.0, help="gradients are clipped to this L2 norm")
     add("--ema", type=number(float, 0, below=1), default=0.0, metavar="DECAY",
         help="score and keep an exponential moving average of the weights, of this decay a step; 0 is without")

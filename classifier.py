@@ -22,7 +22,7 @@ from arguments import (
     with_defaults,
     with_run_dir,
 )
-from batching import MAX_TOKENS_TRAIN, bucket_loader, scoring_size
+from batching import bucket_loader, scoring_size
 from checkpoint import (
     load_checkpoint,
     load_encoder,
@@ -137,8 +137,9 @@ def require_labels(args, train_rows, dev_rows):
     stray = {row[1] for row in (*train_rows, *dev_rows)} - set(range(len(labels)))
     if stray:
         hint = "; 0 and 1 alone are CFIMDB's labels: were two files swapped?" * (labels == {0, 1})
-        raise UserError(f"{args.train} has {len(labels)} labels, but not 0 to {len(labels) - 1}: "
-                        f"{', '.join(map(str, sorted(stray)))} stands there or in {args.dev}{hint}")
+        raise UserError(f"{args.train} has {len(labels)} different labels, which must be 0 to {len(labels) - 1}, and "
+                        f"there or in {args.dev} stands {', '.join(map(str, sorted(stray)))}: add rows of the labels "
+                        f"between, or number them anew{hint}")
 
 
 def files_of(args):
@@ -178,7 +179,8 @@ def train(args):
         with autocast(device, args.precision):
             train_data, dev_data = (FrozenFeatures(data, model, device) for data in (train_data, dev_data))
 
-    train_loader = bucket_loader(train_data, args.batch_size, MAX_TOKENS_TRAIN, shuffle=True, seed=args.seed)
+    train_loader = bucket_loader(train_data, args.batch_size, args.max_tokens, shuffle=True, seed=args.seed)
+    print(f"{args.train}: {train_loader.described()}")
     dev_loader = bucket_loader(dev_data, *scoring_size(args.use_gpu))
     optimizer = make_optimizer(model, args)
 

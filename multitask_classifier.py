@@ -30,7 +30,7 @@ from arguments import (
     with_defaults,
     with_run_dir,
 )
-from batching import MAX_TOKENS_TRAIN, bucket_loader
+from batching import bucket_loader
 from checkpoint import (
     load_checkpoint,
     load_encoder,
@@ -264,7 +264,7 @@ def training_loaders(args):
     sst, para, sts = (low_shot(rows, args.train_rows, args.seed) for rows in (sst, para, sts))
     data = {"sst": SentenceClassificationDataset(sst, args), "para": SentencePairDataset(para, args),
             "sts": SentencePairDataset(sts, args, isRegression=True)}
-    return {task: bucket_loader(data[task], args.task_batch_size.get(task, args.batch_size), MAX_TOKENS_TRAIN,
+    return {task: bucket_loader(data[task], args.task_batch_size.get(task, args.batch_size), args.max_tokens,
                                 shuffle=True, seed=args.seed + i, pair_encoding=args.pair_encoding.get(task),
                                 pin_memory=args.use_gpu)
             for i, task in enumerate(TASKS) if task in args.tasks}
@@ -333,8 +333,7 @@ def announce(schedule, args):
     for task, loader in schedule.loaders.items():
         need, loss = needed(args.loss, "pair_encoding", task)
         apart = task in PAIR_TASKS and need == "bi"
-        print(f"{task}: {len(loader.dataset)} rows in {len(loader)} batches of {loader.batch_sampler.batch_size}, "
-              f"{loader.batch_sampler.padding_share():.1%} padding"
+        print(f"{task}: {loader.described()}"
               + (f"; pairs encoded apart, as {loss.partition(':')[0]} needs" if apart else ""))
     for epoch in range(args.epochs):
         counts = schedule.counts(epoch)

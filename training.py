@@ -55,7 +55,7 @@ class Training:
         self.total = min(sum(self.lengths), args.max_steps or math.inf)
         if not self.total:
             raise UserError("there is nothing to train on: no rows, or no epochs")
-        note_idle_flags(args, self.total)
+        note_idle_flags(args, self.total, self.lengths, self.counts)
         self.training_step = make_step(model, losses, optimizer, device, args, schedule.joint)
         self.ema = ExponentialMovingAverage(model, args.ema) if args.ema else None
         self.at = Standing()

@@ -12,7 +12,7 @@ from torch import nn
 
 import engine
 import evaluation
-from batching import MAX_TOKENS_TRAIN, bucket_loader, scoring_size
+from batching import bucket_loader, scoring_size
 from config import BertConfig
 from datasets import SentenceClassificationDataset, SentencePairDataset
 from extensions import TASK_LOSSES
@@ -92,7 +92,7 @@ class ThisEngine:
         self.data = {"sst": SentenceClassificationDataset(rows["sst"], self.args),
                      "para": SentencePairDataset(rows["para"], self.args),
                      "sts": SentencePairDataset(rows["sts"], self.args, isRegression=True)}
-        self.loaders = {task: bucket_loader(dataset, self.args.batch_size, MAX_TOKENS_TRAIN, shuffle=True,
+        self.loaders = {task: bucket_loader(dataset, self.args.batch_size, self.args.max_tokens, shuffle=True,
                                             seed=self.args.seed + i, pin_memory=self.device.type == "cuda")
                         for i, (task, dataset) in enumerate(self.data.items())}
         self.lengths = {task: np.asarray(dataset.lengths()) for task, dataset in self.data.items()}

@@ -156,8 +156,8 @@ def from_spec(spec, table):
             again = " once" if key in values else ""
             raise ValueError(f"{spec!r}: {name} takes {valid}{again}{nearest(key, set(defaults) - set(values))}")
         value, kind = parse_value(text), type(defaults[key])
-        if kind is str and isinstance(value, float) and not math.isfinite(value):
-            value = text  # inf is a word there, as of a norm
+        if kind is str and isinstance(value, float):
+            value = text  # inf is a word there, as of a norm, and a list of rates may have one
         if text == "" or not (type(value) is kind or (kind, type(value)) == (float, int)):
             raise ValueError(f"{spec!r}: {name} takes {valid}, and {text!r} is no value of that kind")
         if kind in (int, float) and not 0 <= value < math.inf:

@@ -12,11 +12,14 @@ BY_TASK = ("pooling", "heads", "loss", "pair_encoding", "pair_score", "task_batc
 
 
 def require_heads(args):
-    """Raise UserError if a task's losses train no head: they would train nothing, the encoder being frozen."""
+    """Raise UserError for a loss that trains no head: it would train nothing, the encoder being frozen."""
     for task in args.tasks:
-        if headless(args.loss[task]):
-            raise UserError(f"--loss {task}={args.loss[task][0]} trains the encoder alone, which --option pretrain or "
-                            f"--adapt freezes: add a loss that trains a head, such as {task}={LOSSES[task]}")
+        for spec in args.loss[task]:
+            if headless([spec]):
+                remedy = (f"take one that trains a head, such as {task}={LOSSES[task]}" if headless(args.loss[task])
+                          else "leave it out")
+                raise UserError(f"--loss {task}={spec} trains the encoder alone, which --option pretrain or --adapt "
+                                f"freezes: {remedy}")
 
 
 def check_shared_head(args):
@@ -64,6 +67,9 @@ def contradictions(args):
     problems += [f"--{flag} {spec} is for pairs, and there are none in --tasks {' '.join(args.tasks)}: leave it out"
                  for flag in ("pair_encoding", "pair_score", "pair_order") if not pairs
                  for spec in listed(given.get(flag)) if "=" not in spec]
+    if len(args.tasks) == 1 and args.task_weights != "fixed":
+        problems.append(f"--task_weights {args.task_weights} weighs several tasks, and --tasks names one: leave one of "
+                        "the two out")
     if GRADIENTS[args.gradient.partition(":")[0]].per_task:
         schedule = from_spec(args.schedule, SCHEDULES)
         if len(args.tasks) == 1:

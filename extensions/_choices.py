@@ -66,7 +66,7 @@ def site_of(text):
     site, _, p = text.partition("=")
     if site not in SITES:
         raise argparse.ArgumentTypeError(f"{text}: give SITE=P with SITE one of {', '.join(SITES)}")
-    return site, number(float, 0, 1)(p)
+    return site, number(float, 0, below=1)(p)
 
 
 def resolve_techniques(args):

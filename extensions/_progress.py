@@ -1,5 +1,6 @@
 """What a run shows while it trains: a line of progress, and the mean losses since somebody last looked."""
 
+import itertools
 import shutil
 import sys
 import time
@@ -85,11 +86,19 @@ class MeanLosses:
                          for task, total in self.sums.items()}, "counts": dict(self.counts)}
 
 
-def note_idle_flags(args, steps):
-    """Print which flags do nothing, as the run has that many steps and no more."""
+def note_idle_flags(args, steps, lengths, counts):
+    """Print which flags do nothing, and which tasks are not trained, as the run has that many steps and no more.
+
+    Of every epoch `lengths` has the number of steps, and `counts` the {task: number of batches}.
+    """
     every = args.eval_every or steps
     if every > steps:
         print(f"note: --eval_every {every} is more than the run's {steps} steps: it is scored once, at its end")
-    scorings = -(-steps // every) if args.eval_every else args.epochs
-    if args.patience and args.patience >= scorings:
-        print(f"note: --patience {args.patience} cannot end this run, which is scored {scorings} times")
+    begun = [epoch for epoch, start in enumerate(itertools.accumulate([0, *lengths[:-1]])) if start < steps]
+    scorings = -(-steps // every) if args.eval_every else len(begun)
+    scorings += bool(getattr(args, "init", None))
+    if args.patience and args.patience >= scorings - 1:  # the first is the best so far
+        print(f"note: --patience {args.patience} cannot end this run early, which is scored {scorings} times")
+    without = [task for task in counts[0] if not any(counts[epoch][task] for epoch in begun)]
+    if without:
+        print(f"note: the run's {steps} steps end before {', '.join(without)} would be trained")

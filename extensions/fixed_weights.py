@@ -18,6 +18,9 @@ class FixedWeights(TaskWeights):
         negative = [f"{task}={weight}" for task, weight in self.weights.items() if not weight >= 0]
         if negative:
             raise UserError(f"--task_weights fixed:{','.join(negative)}: a weight is 0 or more")
+        if self.tasks and not any(self.weights[task] for task in self.tasks):
+            raise UserError("--task_weights fixed: with a weight of 0 for all tasks nothing is trained; give one of "
+                            f"{', '.join(self.tasks)} a weight above 0")
 
     def forward(self, losses):
         """Return {task: weighted loss}."""

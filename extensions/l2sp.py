@@ -13,7 +13,7 @@ class L2SP:
     towards 0 as well. w⁰ is what the run begins with, layers that --adapt has added to the encoder included. Of
     the new layers the matrices count; biases and the scale of a cosine may lie far from 0. It is of the weights alone:
     the step adds its gradient once, to whatever the tasks' losses have become by then, and to no weight that these have
-    not reached. Else AdamW, to which a gradient's size is nothing, would move the heads of all other tasks in each step.
+    not reached: AdamW, to which a gradient's size is nothing, would move the heads of all other tasks in every step.
     """
 
     def __init__(self, alpha=0.01, beta=0.01):

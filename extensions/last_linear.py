@@ -7,8 +7,7 @@ def last_linear(bert):
     """Freeze what was loaded of `bert`; what other techniques have added to it stays trainable.
 
     The least that tuning can cost, so what the other techniques are measured against. Unlike --option pretrain it
-    leaves the encoder's dropout on in training, and the learning rate where it was; feature extraction wants about
-    1e-3.
+    leaves the encoder's dropout on in training.
     """
     freeze(bert)
 

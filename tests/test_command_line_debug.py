@@ -91,7 +91,7 @@ def test_notes_about_flags_that_do_nothing(course_folder, monkeypatch, capsys, r
     assert notes == [
         "note: --max_length 600 is more than the 512 positions of bert-base-uncased: longer texts are cut there",
         "note: --eval_every 7 is more than the run's 1 steps: it is scored once, at its end",
-        "note: --patience 2 cannot end this run, which is scored 1 times"]
+        "note: --patience 2 cannot end this run early, which is scored 1 times"]
     for given, note in zip(("--max_length above the encoder's positions", "--eval_every above the run's steps",
                             "--patience above the number of scorings"), notes, strict=True):
         record("Command line", given, "the run goes on, and a note says what counts", note)

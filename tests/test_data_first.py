@@ -42,7 +42,8 @@ def test_sst_and_cfimdb_swapped_in_the_second_data_set(course_folder, monkeypatc
     data.joinpath("ids-cfimdb-dev.csv").write_bytes(data.joinpath("ids-sst-dev.csv").read_bytes())
     before = tree(course_folder)
     said = run(classifier, (), monkeypatch, capsys)
-    assert "cfimdb-train.csv has 2 labels, but not 0 to 1: 2, 3, 4 stands there or in" in said
+    assert "cfimdb-train.csv has 2 different labels, which must be 0 to 1, and there or in" in said
+    assert "stands 2, 3, 4: add rows" in said
     assert said.endswith("were two files swapped?") and tree(course_folder) == before
     record("Data files", "an SST file in the place of CFIMDB's dev file", "refused before anything is trained", said)
 

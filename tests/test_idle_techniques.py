@@ -31,7 +31,10 @@ REFUSED = [
     ("--loss sst=one-versus-rest sst=ordinal", "sst=one-versus-rest: not with sst=ordinal, whose outputs are log"),
     ("--loss sst=ordinal sst=one-versus-rest", "sst=one-versus-rest: not with sst=ordinal, whose outputs are log"),
     ("--loss sst=ce:smoothing=2", "smoothing must be from 0 to 1"),
-    ("--loss sst=ce sst=simcse:temperature=0", "temperature must be at least 0.001")]
+    ("--loss sst=ce sst=simcse:temperature=0", "temperature must be at least 0.001"),
+    ("--tasks sst --task_weights uncertainty", "--task_weights uncertainty weighs several tasks, and --tasks names"),
+    ("--option pretrain --loss sst=ce sst=simcse", "sst=simcse trains the encoder alone, .* freezes: leave it out"),
+    ("--option pretrain --loss para=simcse-supervised", "freezes: take one that trains a head, such as para=bce")]
 REFUSED_BY_ARGPARSE = [
     ("--penalty bregman:beta=2", "beta must be from 0 to 1"), ("--gradient gradvac:beta=5", "beta must be from 0 to 1"),
     ("--schedule round-robin:batch_size=32", "batch_size does nothing without end=balanced"),
@@ -46,10 +49,13 @@ REFUSED_BY_ARGPARSE = [
     ("--adapt prefix:reparameterize=true,hidden=0", "hidden must be at least 1"),
     ("--adapt gradual-unfreezing:per_epoch=0", "per_epoch must be at least 1"),
     ("--adapt extra-layers:n=0", "n must be at least 1"), ("--positions rotary:base=0.5", "base must be at least 1"),
-    ("--positions relative:largest=0", "largest must be at least 1")]
+    ("--positions relative:largest=0", "largest must be at least 1"), ("--dropout head=1", "1 must be below 1"),
+    ("--hidden_dropout_prob 1", "1 must be below 1"), ("--max_tokens 0", "0 must be at least 1")]
 REFUSED_LATER = [
     ("--heads sst=mlp:activation=foo", "--heads sst=mlp:activation=foo: activation=foo: choose one of relu"),
     ("--tasks sst sts --task_weights fixed:para=2", "fixed: para is not among --tasks sst sts"),
+    ("--task_weights fixed:sst=0,para=0,sts=0", "fixed: with a weight of 0 for all tasks nothing is trained"),
+    ("--param_groups per-layer:rates=1e-5", "rates=1e-5: give 2 rates"),
     ("--schedule round-robin:end=balanced --task_batch_size para=4", "--task_batch_size: --schedule round-robin:end"),
     ("--schedule even --task_batch_size para=4", "--task_batch_size: --schedule even sets the"),
     ("--adapt remove-layers:keep=alternat", "keep=alternat: choose alternate, first-N, mid-N or last-N, with N from 1")]
@@ -99,6 +105,21 @@ def test_notes(run):
     assert "note: --task_weights dwa leaves all tasks alike for the first 2 epochs, and this run has 2" in said
     said = run("--loss sst=ce sst=simcse:weight=0.1 --epochs 3 --task_weights dwa")
     assert "note: " not in said.replace("note: every step here is of one task", "") and "encoded apart" not in said
+
+
+def test_what_an_early_end_leaves_out(run):
+    said = run("--schedule staged --epochs 4 --max_steps 1 --patience 2")
+    assert "note: the run's 1 steps end before sst, sts would be trained\n" in said
+    assert "note: --patience 2 cannot end this run early, which is scored 1 times\n" in said
+    said = run("--schedule staged --epochs 4 --patience 3")
+    assert "would be trained" not in said and "--patience 3 cannot end this run early, which is scored 4 times" in said
+    assert "note: " not in run("--schedule staged --epochs 4 --patience 2")
+
+
+def test_batches_of_long_texts_have_fewer_rows_and_say_so(run):
+    assert "(--max_tokens)" not in run("--epochs 1 --batch_size 2")
+    said = run("--epochs 1 --batch_size 2 --max_tokens 6")
+    assert "batches of 2, of fewer rows where one has over 3 tokens (--max_tokens), " in said
 
 
 def test_the_cosines_of_gradients_are_printed_and_kept_over_log_points(run):
