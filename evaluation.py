@@ -41,8 +41,8 @@ APART = ("token_ids_1", "attention_mask_1", "token_ids_2", "attention_mask_2")
 def pearson(predictions, labels):
     """Return the Pearson correlation of two lists; 0.0 with a warning where it is undefined."""
     if len(labels) < 2 or np.ptp(predictions) == 0 or np.ptp(labels) == 0:
-        warnings.warn("similarity: one row, or predictions or labels that are all alike, have no correlation: "
-                      "scored 0.0", stacklevel=2)
+        warnings.warn("similarity: one row, or constant predictions or labels, have no correlation: scored 0.0",
+                      stacklevel=2)
         return 0.0
     return float(np.corrcoef(predictions, labels)[0, 1])
 

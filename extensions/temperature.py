@@ -6,6 +6,8 @@ from extensions._sampling import PowerSampling
 class Temperature(PowerSampling):
     """p_t proportional to N_t^alpha, alpha = 1 / temperature (Raffel et al. 2020, section 3.5.2; mBERT's 0.7).
 
+    Without the former's cap on N_t, which is for data sets far larger than the run.
+
     N_t are rows, as in the papers: alpha = 1 gives every row the same chance where all tasks have batches of one
     size, as `proportional` does whatever the sizes; alpha = 0 gives every task equally many batches.
     """

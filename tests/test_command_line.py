@@ -57,7 +57,7 @@ VALUES = [
     ("a learning rate that is no number", "multitask", "--lr nan", ["nan must be at least 0"]),
     ("an infinite learning rate", "multitask", "--lr inf", ["inf must be finite"]),
     ("a learning rate that is infinite as a float", "multitask", "--lr 1e999", ["1e999 must be finite"]),
-    ("a dropout above 1", "classifier", "--hidden_dropout_prob 1.1", ["1.1 must be at most 1"]),
+    ("a dropout above 1", "classifier", "--hidden_dropout_prob 1.1", ["1.1 must be below 1"]),
     ("an --ema that would keep the first weights for ever", "multitask", "--ema 1.0", ["1.0 must be below 1"]),
     ("texts too short for a pair", "multitask", "--max_length 2", ["2 must be at least 5"]),
     ("an empty name of a folder", "multitask", "--run_dir=", ["an empty name; leave the flag out"]),
