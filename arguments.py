@@ -172,7 +172,7 @@ def add_arguments(parser, learning_rates):
         help=f"{', '.join(PENALTIES)}: a regularizer added to the losses; repeat the flag for several, "
         "none takes back those named before")
     add("--max_tokens", type=number(int, 1), default=MAX_TOKENS_TRAIN, metavar="N",
-        help="padded tokens that a task has in a step, at most: long texts come in batches of fewer rows")
+        help="padded tokens of a batch, of pairs as one sequence: where texts are longer it has fewer rows")
     add("--accumulate", type=number(int, 1), default=1, metavar="N",
         help="take the rows of a step through the model in N parts: the same update with less memory, but for what is "
         "drawn at random and for losses that compare the rows of a batch")
@@ -294,6 +294,8 @@ def parse(parser, complete, argv, contradictions=lambda args: []):
         if stored["args"] and ("data_set" in stored["args"]) != hasattr(args, "data_set"):
             raise UserError(f"the run in {args.run_dir} is the other script's, of classifier.py and "
                             "multitask_classifier.py; resume it with that one, or name another --run_dir")
+        if stored["args"]:  # of a run from before that flag
+            stored["args"].setdefault("max_tokens", MAX_TOKENS_TRAIN)
         # Without the flag again the predictions are made; a default that has changed since then is not taken over.
         stored["given"].pop("skip_predictions", None)
         kept = {"lr": stored["args"]["lr"]} if "lr" in stored["args"] else {}

@@ -312,9 +312,9 @@ class Batches:
         """Return a line on the data set's rows and batches: how many, and how large."""
         sampler = self.batch_sampler
         longest = sampler.max_tokens // sampler.batch_size  # of the rows that a full batch may hold
-        fewer = f"of fewer rows where one has over {longest} tokens (--max_tokens), "
+        fewer = f"of fewer rows where padded to over {longest} tokens (--max_tokens), "
         return (f"{len(self.dataset)} rows in {len(self)} batches of {sampler.batch_size}, "
-                f"{fewer if sampler.edges[-1] > longest else ''}{sampler.padding_share():.1%} padding")
+                f"{fewer if any(sampler.edges > longest) else ''}{sampler.padding_share():.1%} padding")
 
     def build(self, rows, width=None):
         """Return the batch of the rows with these indices, padded to `width`, by default the longest row's.

@@ -175,11 +175,13 @@ def train(args):
     check_tokenizer(args, model)
     note_length(args, model)
     note_idle_encoder_flags(args, model)
+    max_tokens = args.max_tokens
     if are_fixed(model, args):
         with autocast(device, args.precision):
             train_data, dev_data = (FrozenFeatures(data, model, device) for data in (train_data, dev_data))
+        max_tokens = max(max_tokens, args.batch_size)  # features are no tokens
 
-    train_loader = bucket_loader(train_data, args.batch_size, args.max_tokens, shuffle=True, seed=args.seed)
+    train_loader = bucket_loader(train_data, args.batch_size, max_tokens, shuffle=True, seed=args.seed)
     print(f"{args.train}: {train_loader.described()}")
     dev_loader = bucket_loader(dev_data, *scoring_size(args.use_gpu))
     optimizer = make_optimizer(model, args)

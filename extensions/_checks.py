@@ -1,7 +1,7 @@
 """What the flags of training several tasks, resolved by _choices.py, cannot mean together; what does little here."""
 
 import distributed
-from extensions import GRADIENTS, HEADS, SCHEDULES, TASK_WEIGHTS, from_spec
+from extensions import GRADIENTS, HEADS, POOLING, SCHEDULES, TASK_WEIGHTS, from_spec
 from extensions._losses import LOSSES, headless, traits
 from extensions._tasks import PAIR_TASKS, TASKS
 from files import UserError
@@ -12,14 +12,11 @@ BY_TASK = ("pooling", "heads", "loss", "pair_encoding", "pair_score", "task_batc
 
 
 def require_heads(args):
-    """Raise UserError for a loss that trains no head: it would train nothing, the encoder being frozen."""
+    """Raise UserError if a task's losses train no head: they would train nothing, the encoder being frozen."""
     for task in args.tasks:
-        for spec in args.loss[task]:
-            if headless([spec]):
-                remedy = (f"take one that trains a head, such as {task}={LOSSES[task]}" if headless(args.loss[task])
-                          else "leave it out")
-                raise UserError(f"--loss {task}={spec} trains the encoder alone, which --option pretrain or --adapt "
-                                f"freezes: {remedy}")
+        if headless(args.loss[task]):
+            raise UserError(f"--loss {task}={args.loss[task][0]} trains the encoder alone, which --option pretrain or "
+                            f"--adapt freezes: add a loss that trains a head, such as {task}={LOSSES[task]}")
 
 
 def check_shared_head(args):
@@ -67,7 +64,12 @@ def contradictions(args):
     problems += [f"--{flag} {spec} is for pairs, and there are none in --tasks {' '.join(args.tasks)}: leave it out"
                  for flag in ("pair_encoding", "pair_score", "pair_order") if not pairs
                  for spec in listed(given.get(flag)) if "=" not in spec]
-    if len(args.tasks) == 1 and args.task_weights != "fixed":
+    begins = not args.resume  # runs with what follows have been begun, and their flags cannot be taken back
+    if begins and args.option == "pretrain" and not args.adapt:
+        problems += [f"--loss {task}={spec} trains the encoder alone, which --option pretrain freezes: leave it out"
+                     for task in args.tasks for spec in args.loss[task] if headless([spec])
+                     and not POOLING[args.pooling[task].partition(":")[0]].has_weights]
+    if begins and len(args.tasks) == 1 and args.task_weights != "fixed":
         problems.append(f"--task_weights {args.task_weights} weighs several tasks, and --tasks names one: leave one of "
                         "the two out")
     if GRADIENTS[args.gradient.partition(":")[0]].per_task:

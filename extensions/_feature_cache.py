@@ -118,8 +118,8 @@ def frozen_loader(loader, model, device, task=None):
     """Return the loader of a data set's features in place of that of its tokens, of as many rows a batch."""
     sampler = loader.batch_sampler
     features = FrozenFeatures(loader.dataset, model, device, task)
-    return bucket_loader(features, sampler.batch_size, sampler.max_tokens, sampler.shuffle, sampler.seed,
-                         pin_memory=loader.pin_memory)
+    cap = max(sampler.max_tokens, sampler.batch_size)  # features are no tokens
+    return bucket_loader(features, sampler.batch_size, cap, sampler.shuffle, sampler.seed, pin_memory=loader.pin_memory)
 
 
 def cache_path(dataset, model, device, task, encoding):

@@ -101,4 +101,4 @@ def note_idle_flags(args, steps, lengths, counts):
         print(f"note: --patience {args.patience} cannot end this run early, which is scored {scorings} times")
     without = [task for task in counts[0] if not any(counts[epoch][task] for epoch in begun)]
     if without:
-        print(f"note: the run's {steps} steps end before {', '.join(without)} would be trained")
+        print(f"note: {', '.join(without)}: no batch in the run's {steps} steps")

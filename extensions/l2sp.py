@@ -28,7 +28,7 @@ class L2SP:
         trained = {name: p for name, p in model.named_parameters() if p.grad is not None}
         old = [F.mse_loss(trained[f"bert.{name}"], w, reduction="sum") for name, w in self.pretrained.items()
                if f"bert.{name}" in trained]
-        new = [v.square().sum() for name, v in trained.items() if v.ndim > 1 and is_head(name)]
+        new = [v.square().sum() * (v.ndim > 1) for name, v in trained.items() if is_head(name)]
         return (self.alpha * sum(old) + self.beta * sum(new)) / 2
 
     def state_dict(self):

@@ -14,7 +14,7 @@ import torch.nn as nn
 class Cls(nn.Module):
     """The first token's last hidden state."""
 
-    needs_layers = False
+    needs_layers, has_weights = False, False  # hidden states of all layers; parameters of its own
 
     def __init__(self, bert):
         super().__init__()
@@ -58,6 +58,8 @@ class Attention(Cls):
     w = 0 at the start, which is the mean.
     """
 
+    has_weights = True
+
     def __init__(self, bert):
         super().__init__(bert)
         self.query = nn.Parameter(torch.zeros(bert.config.hidden_size))
@@ -78,7 +80,7 @@ class Layers(Cls):
     (99 %) is what training starts from; γ = 1.
     """
 
-    needs_layers = True
+    needs_layers, has_weights = True, True
 
     def __init__(self, bert):
         super().__init__(bert)

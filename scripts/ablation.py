@@ -93,10 +93,11 @@ def command_of(flags):
 
 
 def has_flags(result, flags, path):
-    """Tell whether a result is of these flags and others; None for flags is a row of another file."""
-    if flags is None or shlex.join(flags) in result["command"]:
+    """Tell whether a result is of a row with these flags, and others after them; None is a row of another file."""
+    if flags is None or f"{result['command']} ".startswith(f"{command_of(flags)} "):
         return flags is not None
-    print(f"note: {path}: {result['name']} was measured without {shlex.join(flags)}: left out", file=sys.stderr)
+    print(f"note: {path}: {result['name']} was measured with other flags than {shlex.join(flags)}: left out",
+          file=sys.stderr)
     return False
 
 
@@ -224,8 +225,9 @@ def main(argv=None):
     if unknown := [name for name in args.only or [] if name not in known]:
         raise UserError(f"--only {', '.join(unknown)}: the rows of {args.file} are {', '.join(known)}")
     if args.table:
+        flags = {name: [*rows[0][1], *(flags if name != known[0] else [])] for name, flags in rows}
         latest = {(result["name"], result["seed"]): result for result in read_results(args.table, args.share)
-                  if has_flags(result, dict(rows).get(result["name"]), args.table)}
+                  if has_flags(result, flags.get(result["name"]), args.table)}
         print(table(rows, list(latest.values())), end="")
         return
     args.out.mkdir(parents=True, exist_ok=True)

@@ -85,7 +85,9 @@ def refused(*techniques):
         if pairs:
             return "needs bi"
     frozen = "last-linear" in flags or "--option pretrain" in flags and "--adapt" not in flags
-    if frozen and re.search(r"=(simcse|mnrl|cosine)", flags):
+    idle = re.search(r"=(simcse|mnrl|cosine)", flags) and not re.search("pooling (attention|layers)", flags)
+    if frozen and any(f"--loss {loss}" in flags for loss in ("para=simcse-supervised", "sts=cosine")) or (
+            idle and "--option pretrain" in flags and "--adapt" not in flags):
         return "trains the encoder alone"
     if "unpadded" in flags and ("--adapt pals" in flags or "--pooling layers" in flags):
         return "of its own in place of all layers" if "pals" in flags else "reads padded hidden states"

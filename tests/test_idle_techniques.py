@@ -34,7 +34,7 @@ REFUSED = [
     ("--loss sst=ce sst=simcse:temperature=0", "temperature must be at least 0.001"),
     ("--tasks sst --task_weights uncertainty", "--task_weights uncertainty weighs several tasks, and --tasks names"),
     ("--option pretrain --loss sst=ce sst=simcse", "sst=simcse trains the encoder alone, .* freezes: leave it out"),
-    ("--option pretrain --loss para=simcse-supervised", "freezes: take one that trains a head, such as para=bce")]
+    ("--option pretrain --loss para=simcse-supervised", "freezes: add a loss that trains a head, such as para=bce")]
 REFUSED_BY_ARGPARSE = [
     ("--penalty bregman:beta=2", "beta must be from 0 to 1"), ("--gradient gradvac:beta=5", "beta must be from 0 to 1"),
     ("--schedule round-robin:batch_size=32", "batch_size does nothing without end=balanced"),
@@ -109,17 +109,17 @@ def test_notes(run):
 
 def test_what_an_early_end_leaves_out(run):
     said = run("--schedule staged --epochs 4 --max_steps 1 --patience 2")
-    assert "note: the run's 1 steps end before sst, sts would be trained\n" in said
+    assert "note: sst, sts: no batch in the run's 1 steps\n" in said
     assert "note: --patience 2 cannot end this run early, which is scored 1 times\n" in said
     said = run("--schedule staged --epochs 4 --patience 3")
-    assert "would be trained" not in said and "--patience 3 cannot end this run early, which is scored 4 times" in said
+    assert "no batch" not in said and "--patience 3 cannot end this run early, which is scored 4 times" in said
     assert "note: " not in run("--schedule staged --epochs 4 --patience 2")
 
 
 def test_batches_of_long_texts_have_fewer_rows_and_say_so(run):
     assert "(--max_tokens)" not in run("--epochs 1 --batch_size 2")
     said = run("--epochs 1 --batch_size 2 --max_tokens 6")
-    assert "batches of 2, of fewer rows where one has over 3 tokens (--max_tokens), " in said
+    assert "batches of 2, of fewer rows where padded to over 3 tokens (--max_tokens), " in said
 
 
 def test_the_cosines_of_gradients_are_printed_and_kept_over_log_points(run):

@@ -95,6 +95,15 @@ def test_it_counts_once_a_step_whatever_the_tasks_become(gradient, weights, bert
         torch.testing.assert_close(found[True][name] - found[False][name], expected, atol=1e-5, rtol=1e-3, msg=name)
 
 
+def test_a_step_that_trains_no_matrix(bert_dir):
+    """A frozen encoder under the cosine's scale and bias: nothing to pay, and nothing that ends the step."""
+    model = tiny_model(bert_dir, option="pretrain", pair_encoding={"para": "bi", "sts": "bi"},
+                       pair_score={"para": "cosine", "sts": "cosine"})
+    step = step_of(model, penalties=[L2SP()])
+    step([{"sts": a_batch("sts", bert_dir)}])
+    assert {p.ndim for p in model.parameters() if p.grad is not None} == {0}
+
+
 def test_state_resumes_exactly(bert_dir):
     model = tiny_model(bert_dir)
     penalty = started(model)
