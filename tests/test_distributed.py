@@ -69,7 +69,9 @@ def test_two_processes_do_what_one_does(more, script, data, tmp_path):  # noqa: 
     assert len(two["last.pt"]["processes_rng"]) == 2
     assert len(one["metrics"]) == len(two["metrics"])
     for a, b in zip(one["metrics"], two["metrics"], strict=True):
-        assert a.keys() == b.keys() and numbers_of(a) == pytest.approx(numbers_of(b), abs=5e-4)
+        for scored in a.keys() & {"dev", "train"}:  # a correlation of twenty rows hangs on roundings
+            assert a[scored].pop("sts") == pytest.approx(b[scored].pop("sts"), abs=5e-4)
+        assert a.keys() == b.keys() and numbers_of(a) == pytest.approx(numbers_of(b), abs=2e-4)
     assert set(one["predictions"]) == set(two["predictions"]) and len(two["predictions"]) == 6
     for name, text in one["predictions"].items():
         a, b = (content.decode().splitlines() for content in (text, two["predictions"][name]))
