@@ -10,8 +10,9 @@ import torch.nn as nn
 from safetensors.torch import load_file, save
 
 from config import DOWNLOAD_ARGUMENTS, BertConfig, PretrainedConfig
-from downloads import SAFE_WEIGHTS_NAME, WEIGHTS_NAME, pretrained_file
-from files import UserError, atomic_write, named
+from files.errors import UserError
+from files.pretrained import SAFE_WEIGHTS_NAME, WEIGHTS_NAME, pretrained_file
+from files.writing import atomic_write, named
 from utils import get_parameter_dtype
 
 # Hugging Face's name of a part -> ours, for the keys below the optional prefix "bert.". The order counts:

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import torch
 import torch.nn as nn
 
-import distributed
-from arguments import (
+from datasets import SentenceClassificationDataset, SentenceClassificationTestDataset
+from engine import distributed
+from engine.arguments import (
     ArgumentParser,
     add_arguments,
     check_tokenizer,
@@ -22,19 +23,13 @@ from arguments import (
     with_defaults,
     with_run_dir,
 )
-from batching import bucket_loader, scoring_size
-from checkpoint import (
-    load_checkpoint,
-    load_encoder,
-    load_weights,
-    read_config,
-    require_room,
-    restoring,
-    save_model,
-    with_stored,
-)
-from datasets import SentenceClassificationDataset, SentenceClassificationTestDataset
-from engine import autocast, make_optimizer, to_device, use_faster_modules
+from engine.batching import bucket_loader, scoring_size
+from engine.checkpoint import load_checkpoint, load_weights, require_room, restoring, save_model, with_stored
+from engine.feature_cache import FrozenFeatures, are_fixed
+from engine.loop import SEEN_ROWS, fit
+from engine.model_config import load_encoder, read_config
+from engine.run_folder import Run
+from engine.step import autocast, make_optimizer, to_device, use_faster_modules
 from evaluation import (
     HEADERS,
     collect,
@@ -44,12 +39,9 @@ from evaluation import (
     write_predictions,
 )
 from extensions import ENCODER_FLAGS, SCHEDULES, TASK_LOSSES
-from extensions._encoder import is_frozen
-from extensions._feature_cache import FrozenFeatures, are_fixed
-from files import UserError, run_script
-from reading import SENTIMENT, read_rows, read_sound, require_files, warn_of_cfimdb
-from run_folder import Run
-from training import SEEN_ROWS, fit
+from extensions.encoder import is_frozen
+from files.errors import UserError, run_script
+from files.tables import SENTIMENT, read_rows, read_sound, require_files, warn_of_cfimdb
 from utils import get_device, seed_everything
 
 SentimentDataset = SentenceClassificationDataset

@@ -6,8 +6,10 @@ from numbers import Integral, Real
 from reprlib import repr as shortened
 from urllib.parse import urljoin
 
-from downloads import CONFIG_NAME, is_remote_url, pretrained_file
-from files import UserError, atomic_write, named
+from files.errors import UserError
+from files.http import is_remote_url
+from files.pretrained import CONFIG_NAME, pretrained_file
+from files.writing import atomic_write, named
 
 # What from_pretrained hands to the download and not to the model.
 DOWNLOAD_ARGUMENTS = ("cache_dir", "force_download", "resume_download", "proxies", "local_files_only",

@@ -9,9 +9,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest  # noqa: E402 - torch reads the variable when it is imported
 import torch  # noqa: E402
 
-from tests import reliability  # noqa: E402
-from tests.fixtures_tiny import bert_dir, course_folder, tiny_bert, tiny_cache  # noqa: E402, F401
-from tests.reliability import record  # noqa: E402, F401
+from tests.helpers import reliability  # noqa: E402
+from tests.helpers.fixtures_tiny import bert_dir, course_folder, tiny_bert, tiny_cache  # noqa: E402, F401
+from tests.helpers.reliability import record  # noqa: E402, F401
 
 ROOT = Path(__file__).parent
 

@@ -1,4 +1,4 @@
-"""Rows to ids: data sets that tokenize each text once. The readers of reading.py have their names here too."""
+"""Rows to ids: data sets that tokenize each text once. The readers of files/tables.py have their names here too."""
 
 from functools import lru_cache
 
@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from batching import join, tokenize, truncate
-from downloads import default_cache_dir
-from reading import (  # noqa: F401 - names of the course's datasets.py
+from engine.batching import join, truncate
+from engine.token_cache import tokenize
+from files.downloads import default_cache_dir
+from files.tables import (  # noqa: F401 - names of the course's datasets.py
     load_multitask_data,
     load_multitask_test_data,
     preprocess_string,

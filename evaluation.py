@@ -14,8 +14,6 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score
 from tqdm import tqdm
 
-import distributed
-from batching import bucket_loader, scoring_size
 from config import read_json
 from datasets import (
     SentenceClassificationDataset,
@@ -24,8 +22,11 @@ from datasets import (
     SentencePairTestDataset,
     load_multitask_data,
 )
-from extensions._tasks import TASKS
-from files import UserError, alone_in, atomic_write, is_device
+from engine import distributed
+from engine.batching import bucket_loader, scoring_size
+from files.errors import UserError
+from files.writing import alone_in, atomic_write, is_device
+from tasks import COURSE_TASKS
 
 HEADERS = {
     "sst": "id \t Predicted_Sentiment \n",
@@ -202,9 +203,9 @@ def multitask_loaders(args, split, pair_encoding=None):
     default as `args` says, else the contract's.
     """
     pair_encoding = pair_encoding or getattr(args, "pair_encoding", None) or "bi"
-    encodings = pair_encoding if isinstance(pair_encoding, dict) else dict.fromkeys(TASKS, pair_encoding)
-    tasks = getattr(args, "tasks", TASKS)
-    files = [getattr(args, f"{task}_{split}") if task in tasks else None for task in TASKS]
+    encodings = pair_encoding if isinstance(pair_encoding, dict) else dict.fromkeys(COURSE_TASKS, pair_encoding)
+    tasks = getattr(args, "tasks", COURSE_TASKS)
+    files = [getattr(args, f"{task}_{split}") if task in tasks else None for task in COURSE_TASKS]
     sst, _, para, sts = load_multitask_data(*files, split=split, skip_bad_rows=getattr(args, "skip_bad_rows", False))
     if split == "test":
         datasets = {"sst": SentenceClassificationTestDataset(sst, args), "para": SentencePairTestDataset(para, args),
@@ -214,7 +215,7 @@ def multitask_loaders(args, split, pair_encoding=None):
                     "sts": SentencePairDataset(sts, args, isRegression=True)}
     on_gpu = getattr(args, "use_gpu", False)
     loaders = {task: bucket_loader(datasets[task], *scoring_size(on_gpu), pair_encoding=encodings.get(task),
-                                   pin_memory=on_gpu) for task in TASKS if task in tasks}
+                                   pin_memory=on_gpu) for task in COURSE_TASKS if task in tasks}
     return loaders, {task: datasets[task].dataset for task in loaders}
 
 
@@ -226,15 +227,16 @@ def test_model_multitask(args, model, device, loaders_of=multitask_loaders):
     # A model of the course's has its three methods alone, and they take the contract's batches.
     pair_encoding = model.config.pair_encoding if hasattr(model, "logits") else "bi"
     loaders, rows = loaders_of(args, "dev", pair_encoding)
-    results = model_eval_multitask(*(loaders.get(task) for task in TASKS), model, device)
-    scores = {task: results[3 * i] for i, task in enumerate(TASKS) if task in loaders}
+    results = model_eval_multitask(*(loaders.get(task) for task in COURSE_TASKS), model, device)
+    scores = {task: results[3 * i] for i, task in enumerate(COURSE_TASKS) if task in loaders}
     predictions = {task: dict(zip(results[3 * i + 2], results[3 * i + 1], strict=True))
-                   for i, task in enumerate(TASKS)}
+                   for i, task in enumerate(COURSE_TASKS)}
     files = [(task, getattr(args, f"{task}_dev_out"), rows[task], predictions[task]) for task in loaders]
 
     loaders, rows = loaders_of(args, "test", pair_encoding)
-    results = model_eval_test_multitask(*(loaders.get(task) for task in TASKS), model, device)
-    predictions = {task: dict(zip(results[2 * i + 1], results[2 * i], strict=True)) for i, task in enumerate(TASKS)}
+    results = model_eval_test_multitask(*(loaders.get(task) for task in COURSE_TASKS), model, device)
+    predictions = {task: dict(zip(results[2 * i + 1], results[2 * i], strict=True))
+                   for i, task in enumerate(COURSE_TASKS)}
     files += [(task, getattr(args, f"{task}_test_out"), rows[task], predictions[task]) for task in loaders]
 
     for task, path, task_rows, predictions_by_id in files if distributed.is_main() else ():

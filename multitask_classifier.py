@@ -13,9 +13,10 @@ from types import SimpleNamespace
 import torch
 import torch.nn as nn
 
-import distributed
 import evaluation
-from arguments import (
+from datasets import SentenceClassificationDataset, SentencePairDataset, load_multitask_data
+from engine import distributed
+from engine.arguments import (
     ArgumentParser,
     add_arguments,
     check_tokenizer,
@@ -30,35 +31,27 @@ from arguments import (
     with_defaults,
     with_run_dir,
 )
-from batching import bucket_loader
-from checkpoint import (
-    load_checkpoint,
-    load_encoder,
-    load_weights,
-    read_config,
-    require_room,
-    restoring,
-    save_model,
-    with_stored,
-)
-from datasets import SentenceClassificationDataset, SentencePairDataset, load_multitask_data
-from engine import autocast, make_optimizer, use_faster_modules
+from engine.batching import bucket_loader
+from engine.checkpoint import load_checkpoint, load_weights, require_room, restoring, save_model, with_stored
+from engine.checks import contradictions, note_weak_choices, require_heads
+from engine.choices import add_technique_arguments, resolve_techniques
+from engine.feature_cache import are_fixed, frozen_loader, of_batch
+from engine.loop import SEEN_ROWS, fit
+from engine.losses import needed, total_loss
+from engine.model_config import load_encoder, read_config
+from engine.run_folder import Run
+from engine.step import autocast, make_optimizer, use_faster_modules
 from evaluation import model_eval_multitask, multitask_loaders, overall_score
-from extensions import ENCODER_FLAGS, HEADS, OUTPUTS, PAIR_FEATURES, POOLING, SCHEDULES, from_spec, made
-from extensions._checks import contradictions, note_weak_choices, require_heads
-from extensions._choices import add_technique_arguments, resolve_techniques
-from extensions._encoder import is_frozen
-from extensions._feature_cache import are_fixed, frozen_loader, of_batch
-from extensions._losses import needed, total_loss
-from extensions._tasks import PAIR_TASKS, TASKS
-from extensions.dropout_sites import set_dropout
-from extensions.heads import CosineHead, Relational
-from extensions.pairs import encode_apart, pack_pairs, swapped
-from extensions.pooling import hidden_states_of
-from files import UserError, run_script
-from reading import FORMATS, read_sound, require_files
-from run_folder import Run
-from training import SEEN_ROWS, fit
+from extensions import ENCODER_FLAGS, HEADS, OUTPUTS, PAIR_FEATURES, POOLING, SCHEDULES
+from extensions.architecture.dropout_sites import set_dropout
+from extensions.encoder import is_frozen
+from extensions.heads.heads import CosineHead, Relational
+from extensions.heads.pairs import encode_apart, pack_pairs, swapped
+from extensions.heads.pooling import hidden_states_of
+from extensions.specs import from_spec, made
+from files.errors import UserError, run_script
+from files.tables import FORMATS, read_sound, require_files
+from tasks import COURSE_TASKS, PAIR_TASKS
 from utils import get_device, seed_everything
 
 BERT_HIDDEN_SIZE = 768  # a name of the course; the encoder's own config tells its size
@@ -74,7 +67,7 @@ FILES = {"sst": "ids-sst-{}.csv", "para": "quora-{}.csv", "sts": "sts-{}.csv"}
 
 def for_each_task(value):
     """Return {task: value} of one value for all tasks, or of a dict as it is."""
-    return value if isinstance(value, dict) else dict.fromkeys(TASKS, value)
+    return value if isinstance(value, dict) else dict.fromkeys(COURSE_TASKS, value)
 
 
 class MultitaskBERT(nn.Module):
@@ -259,7 +252,7 @@ def begin_with(model, filepath):
 
 def training_loaders(args):
     """Return {task: loader} of the training files over the tasks in args.tasks."""
-    files = [getattr(args, f"{task}_train") if task in args.tasks else None for task in TASKS]
+    files = [getattr(args, f"{task}_train") if task in args.tasks else None for task in COURSE_TASKS]
     sst, _, para, sts = load_multitask_data(*files, split="train", skip_bad_rows=args.skip_bad_rows)
     sst, para, sts = (low_shot(rows, args.train_rows, args.seed) for rows in (sst, para, sts))
     data = {"sst": SentenceClassificationDataset(sst, args), "para": SentencePairDataset(para, args),
@@ -267,7 +260,7 @@ def training_loaders(args):
     return {task: bucket_loader(data[task], args.task_batch_size.get(task, args.batch_size), args.max_tokens,
                                 shuffle=True, seed=args.seed + i, pair_encoding=args.pair_encoding.get(task),
                                 pin_memory=args.use_gpu)
-            for i, task in enumerate(TASKS) if task in args.tasks}
+            for i, task in enumerate(COURSE_TASKS) if task in args.tasks}
 
 
 def of_features(loaders, model, device):
@@ -284,7 +277,7 @@ def frozen_loaders(model, device, *args):
 def scores_text(scores):
     """Return {task: metric} as one line, with the overall score where all three tasks are there."""
     text = ", ".join(f"{task} {score:.3f}" for task, score in scores.items())
-    return f"{text}, overall {overall_score(scores):.3f}" if len(scores) == len(TASKS) else text
+    return f"{text}, overall {overall_score(scores):.3f}" if len(scores) == len(COURSE_TASKS) else text
 
 
 def train_multitask(args):
@@ -317,8 +310,8 @@ def train_multitask(args):
     losses = {task: total_loss(args.loss[task]) for task in loaders}
 
     def scores_on(split_loaders):
-        results = model_eval_multitask(*(split_loaders.get(task) for task in TASKS), model, device)
-        return {task: results[3 * i] for i, task in enumerate(TASKS) if task in split_loaders}
+        results = model_eval_multitask(*(split_loaders.get(task) for task in COURSE_TASKS), model, device)
+        return {task: results[3 * i] for i, task in enumerate(COURSE_TASKS) if task in split_loaders}
 
     def evaluate():
         dev = scores_on(dev_loaders)
@@ -393,7 +386,7 @@ def test_multitask(args):
     print("\ntask      dev score")
     for task, score in scores.items():
         print(f"{task:9s} {score:9.3f}")
-    if len(scores) == len(TASKS):
+    if len(scores) == len(COURSE_TASKS):
         print(f"{'overall':9s} {overall_score(scores):9.3f}")
     return scores
 
@@ -410,7 +403,7 @@ def get_parser():
     parser = ArgumentParser(description=__doc__.splitlines()[0], epilog="@FILE reads flags from FILE; see recipes/")
     add_arguments(parser, LEARNING_RATES)
     parser.set_defaults(option="finetune", batch_size=32, hidden_dropout_prob=0.1)
-    for task in TASKS:
+    for task in COURSE_TASKS:
         for split in ("train", "dev", "test"):
             parser.add_argument(f"--{task}_{split}", type=path_name, metavar="PATH",
                                 help=f"the {task} {split} file")
@@ -421,7 +414,8 @@ def get_parser():
                         help="folder of the nine data files not named by a flag")
     parser.add_argument("--predictions_dir", type=path_name, default="predictions",
                         help="likewise of the six prediction files")
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS, help="what to train and predict")
+    parser.add_argument("--tasks", nargs="+", choices=COURSE_TASKS, default=COURSE_TASKS,
+                        help="what to train and predict")
     parser.add_argument("--train_rows", type=rows_or_share, metavar="N|P%",
                         help="train on N random rows of each task, or on P percent of them")
     parser.add_argument("--init", metavar="FILE", help="begin with the weights of this checkpoint of an equal model")
@@ -437,8 +431,8 @@ def complete(args):
     """Return `args` with every argument of ours that it lacks: defaults, file names, pooling by task."""
     args = with_defaults(args, get_parser())
     resolve_techniques(args)
-    args.tasks = [task for task in TASKS if task in args.tasks]
-    for task in TASKS:
+    args.tasks = [task for task in COURSE_TASKS if task in args.tasks]
+    for task in COURSE_TASKS:
         for split, file_split in (("train", "train"), ("dev", "dev"), ("test", "test-student")):
             if getattr(args, f"{task}_{split}") is None:
                 setattr(args, f"{task}_{split}", os.path.join(args.data_dir, FILES[task].format(file_split)))
@@ -476,7 +470,7 @@ def main():
                                    for split in ("dev", "test")])
     if args.use_gpu:
         get_device(True)  # raises without one
-    for task, form in zip(TASKS, FORMATS, strict=True):  # training reads the other files before its first step
+    for task, form in zip(COURSE_TASKS, FORMATS, strict=True):  # training reads the other files before its first step
         if task in predicted:
             read_sound(getattr(args, f"{task}_test"), form, labelled=False, skip_bad_rows=args.skip_bad_rows)
     train_multitask(args)

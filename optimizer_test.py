@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from files import Parser, UserError, run_script
+from files.errors import Parser, UserError, run_script
 from optimizer import AdamW
 
 REFERENCE = Path(__file__).resolve().parent / "optimizer_test.npy"

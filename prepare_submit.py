@@ -13,8 +13,9 @@ from pathlib import Path
 
 from config import read_json
 from evaluation import HEADERS, WEIGHTS_RECORD
-from files import Parser, UserError, atomic_write, described, named, run_script, unwritable
-from reading import prediction_ids
+from files.errors import Parser, UserError, described, run_script
+from files.tables import prediction_ids
+from files.writing import atomic_write, named, unwritable
 
 ROOT = Path(__file__).resolve().parent
 ZIP_NAME = "cs224n_default_final_project_submission.zip"

@@ -16,8 +16,9 @@ import torch
 from base_bert import load_pickle
 from bert import BertModel
 from config import BertConfig
-from downloads import PACKAGE, PACKAGED_MODEL, SAFE_WEIGHTS_NAME, WEIGHTS_NAME, default_cache_dir, pretrained_file
-from files import Parser, UserError, run_script
+from files.downloads import default_cache_dir
+from files.errors import Parser, UserError, run_script
+from files.pretrained import PACKAGE, PACKAGED_MODEL, SAFE_WEIGHTS_NAME, WEIGHTS_NAME, pretrained_file
 from utils import get_extended_attention_mask
 
 DATA = Path(__file__).resolve().parent / "sanity_check.data"

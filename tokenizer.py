@@ -26,8 +26,9 @@ from pathlib import Path
 import torch
 
 from config import check_choice, check_number, read_json
-from downloads import CONFIG_NAME, VOCAB_NAME, pretrained_file
-from files import UserError, atomic_write, named
+from files.errors import UserError
+from files.pretrained import CONFIG_NAME, VOCAB_NAME, pretrained_file
+from files.writing import atomic_write, named
 
 TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
 MEMO_WORDS = 100_000  # at most so many words are remembered, about 16 MB of English

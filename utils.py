@@ -1,4 +1,4 @@
-"""Seeds, devices, attention masks, and the names of downloads.py that the course's utils.py has.
+"""Seeds, devices, attention masks, and the names of files/ that the course's utils.py has.
 
 The course's files say `from utils import *` and live on what that brings along (`os`, `torch`, `nn`, `Optional`,
 `Union`), so this module has no `__all__`.
@@ -14,17 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from downloads import (  # noqa: F401
-    CONFIG_NAME,
-    WEIGHTS_NAME,
-    cached_path,
-    get_from_cache,
-    hf_bucket_url,
-    http_get,
-    is_remote_url,
-    url_to_filename,
-)
-from files import UserError
+from files.downloads import cached_path, get_from_cache, url_to_filename  # noqa: F401
+from files.errors import UserError
+from files.http import hf_bucket_url, http_get, is_remote_url  # noqa: F401
+from files.pretrained import CONFIG_NAME, WEIGHTS_NAME  # noqa: F401
 
 
 def seed_everything(seed=11711):

@@ -14,13 +14,13 @@ import time
 
 import torch
 
-from batching import MAX_TOKENS_TRAIN
 from classifier import BertSentimentClassifier
 from config import BertConfig
-from engine import TrainingStep, to_device
+from engine.batching import MAX_TOKENS_TRAIN
+from engine.cpu import peak_memory
+from engine.step import TrainingStep, to_device
 from extensions import PARAMETER_GROUPS, TASK_LOSSES
-from extensions._cpu import peak_memory
-from files import Parser, run_script
+from files.errors import Parser, run_script
 from optimizer import AdamW
 from utils import get_device
 

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import torch
 
-from downloads import CONFIG_NAME, pretrained_file
-from engine import lr_factor, make_optimizer, make_step, set_learning_rates, to_device
+from engine.losses import LOSSES
+from engine.step import lr_factor, make_optimizer, make_step, set_learning_rates, to_device
 from extensions import SCHEDULES, TASK_LOSSES
-from extensions._losses import LOSSES
-from files import Parser, run_script
+from files.errors import Parser, run_script
+from files.pretrained import CONFIG_NAME, pretrained_file
 from multitask_classifier import ROOT, MultitaskBERT, get_args, training_loaders
-from tests.oracle import run_oracle
+from tests.helpers.oracle import run_oracle
 from utils import seed_everything
 
 TOLERANCE = 1e-4

@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.model_selection import GridSearchCV
 from sklearn.preprocessing import StandardScaler
 
-from files import Parser, run_script
+from files.errors import Parser, run_script
 
 SAMPLE_DIR = Path(__file__).parent.parent / "data" / "sample"
 

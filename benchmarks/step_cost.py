@@ -18,14 +18,15 @@ from pathlib import Path
 
 import torch
 
-from arguments import PRECISIONS, number
-from engine import make_optimizer, make_step, to_device
-from extensions import SCHEDULES, made
-from extensions._cpu import fit_threads, keep_freed_memory
-from extensions._encoder import techniques_of
-from extensions._losses import total_loss
-from extensions.ema import ExponentialMovingAverage
-from files import Parser, UserError, run_script
+from engine.arguments import PRECISIONS, number
+from engine.cpu import fit_threads, keep_freed_memory
+from engine.ema import ExponentialMovingAverage
+from engine.losses import total_loss
+from engine.step import make_optimizer, make_step, to_device
+from extensions import SCHEDULES
+from extensions.encoder import techniques_of
+from extensions.specs import made
+from files.errors import Parser, UserError, run_script
 from multitask_classifier import build_model, get_args, training_loaders
 from scripts.ablation import read_rows_of
 from utils import get_device, seed_everything

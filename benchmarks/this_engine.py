@@ -10,24 +10,24 @@ import time
 import numpy as np
 from torch import nn
 
-import engine
 import evaluation
-from batching import bucket_loader, scoring_size
 from config import BertConfig
 from datasets import SentenceClassificationDataset, SentencePairDataset
+from engine import step
+from engine.batching import bucket_loader, scoring_size
+from engine.cpu import fit_threads, keep_freed_memory
+from engine.losses import LOSSES
+from engine.progress import MeanLosses
 from extensions import TASK_LOSSES
-from extensions._cpu import fit_threads, keep_freed_memory
-from extensions._losses import LOSSES
-from extensions._progress import MeanLosses
 from multitask_classifier import MultitaskBERT, get_args
 from optimizer import AdamW
 from utils import get_device, seed_everything
 
 # Where a means is switched off: modules, a name in each, and what stands in for it.
-OFF = {"packed attention": [("engine", "pack_attention", lambda model: None)],
-       "fast dropout": [("engine", "use_fast_dropout", lambda model: None),
-                        ("extensions.packed_attention", "FastDropout", nn.Dropout)],
-       "graphs": [("engine", "GraphedStep", lambda step: step)]}
+OFF = {"packed attention": [("engine.step", "pack_attention", lambda model: None)],
+       "fast dropout": [("engine.step", "use_fast_dropout", lambda model: None),
+                        ("engine.packed_attention", "FastDropout", nn.Dropout)],
+       "graphs": [("engine.step", "GraphedStep", lambda step: step)]}
 
 
 def in_random_order(lengths, size, rng):
@@ -67,10 +67,10 @@ class ThisEngine:
         architecture = BertConfig(**job["architecture"]).to_dict()
         self.model = MultitaskBERT({"hidden_dropout_prob": 0.1, "option": "finetune", "pretrained": "minilm",
                                     "bert_config": architecture}).to(self.device)
-        self.optimizer = engine.make_optimizer(self.model, self.args)
+        self.optimizer = step.make_optimizer(self.model, self.args)
         if "fused AdamW" in self.off:
             self.optimizer = AdamW(self.optimizer.param_groups)
-        self.step = engine.make_step(self.model, {task: TASK_LOSSES[LOSSES[task]] for task in rows},
+        self.step = step.make_step(self.model, {task: TASK_LOSSES[LOSSES[task]] for task in rows},
                                      self.optimizer, self.device, self.args)
 
         rng = np.random.default_rng(job["seed"])
@@ -115,9 +115,9 @@ class ThisEngine:
         self.model.train()
         losses = MeanLosses()
         for batch in batches:  # as training.Training.step
-            engine.set_learning_rates(self.optimizer, 1.0)
+            step.set_learning_rates(self.optimizer, 1.0)
             part = {**self.loaders[task].build(batch, self.width(task, batch)), "task": task, "share": 1.0}
-            losses.add(self.step([{task: engine.to_device(part, self.device)}]))
+            losses.add(self.step([{task: step.to_device(part, self.device)}]))
             if self.device.type == "cpu":
                 int(self.step.skipped)  # the loop's look at losses that are not finite
         losses.means()
@@ -125,7 +125,7 @@ class ThisEngine:
     def score(self, task, batches):
         """Score the batches."""
         loader = [self.score_loaders[task].build(batch) for batch in batches]
-        with engine.autocast(self.device, self.args.precision):
+        with step.autocast(self.device, self.args.precision):
             evaluation.predict_tasks(*(loader if task == name else None for name in evaluation.TASKS), self.model,
                                      self.device)
 

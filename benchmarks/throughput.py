@@ -26,10 +26,10 @@ from statistics import median
 import torch
 
 from benchmarks.workload import SCORE_EXAMPLES, TASKS, TRAIN_EXAMPLES, epoch_work, packed, workload
-from downloads import VOCAB_NAME, pretrained_file
-from engine import bf16_in_hardware
-from extensions._cpu import fit_threads
-from files import Parser, UserError, run_script
+from engine.cpu import fit_threads
+from engine.step import bf16_in_hardware
+from files.errors import Parser, UserError, run_script
+from files.pretrained import VOCAB_NAME, pretrained_file
 from tokenizer import BertTokenizer
 
 ROOT = Path(__file__).resolve().parent.parent

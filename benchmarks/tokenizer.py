@@ -16,8 +16,8 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from downloads import pretrained_file
-from files import Parser, UserError, run_script
+from files.errors import Parser, UserError, run_script
+from files.pretrained import pretrained_file
 
 ROOT = Path(__file__).resolve().parent.parent
 # What one process runs. Garbage is collected before the measurement, so that neither side pays for its imports.

@@ -12,7 +12,7 @@ import os
 import numpy as np
 
 from datasets import load_multitask_data
-from files import UserError
+from files.errors import UserError
 
 TASKS = ("sst", "para", "sts")
 TRAIN_EXAMPLES = {"sst": 8544, "para": 141506, "sts": 6040}

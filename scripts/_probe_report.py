@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from files import atomic_write
+from files.writing import atomic_write
 
 
 def names_of(layers):

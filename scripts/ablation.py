@@ -28,12 +28,13 @@ from pathlib import Path
 
 import numpy as np
 
-from arguments import number
+from engine.arguments import number
+from engine.run_folder import Run, plain
 from evaluation import overall_score
-from extensions._tasks import TASKS
-from files import Parser, UserError, atomic_write, run_script
+from files.errors import Parser, UserError, run_script
+from files.writing import atomic_write
 from multitask_classifier import get_parser
-from run_folder import Run, plain
+from tasks import COURSE_TASKS
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLED = ("ids-sst-train.csv", "quora-train.csv", "sts-train.csv", "quora-dev.csv",
@@ -118,7 +119,7 @@ def run(name, flags, seed, folder, data_dir):
     if ended.returncode:
         raise UserError(f"{name}, seed {seed}: {shlex.join(command[1:])}\n{ended.stdout[-500:]}{ended.stderr[-2000:]}")
     best = best_scoring(run_dir)
-    for task in TASKS:  # a model of its own after --per_task_epochs
+    for task in COURSE_TASKS:  # a model of its own after --per_task_epochs
         if (run_dir / task).is_dir():
             best["dev"][task] = best_scoring(run_dir / task)["dev"][task]
     best["score"] = overall_score(best["dev"])
@@ -169,7 +170,7 @@ def table(rows, results):
 def scores(runs):
     """Return the cells of the dev scores of the runs of one row: mean ± sd over the seeds."""
     cells = []
-    for metric in (*TASKS, "overall"):
+    for metric in (*COURSE_TASKS, "overall"):
         values = [run[metric] for run in runs]
         sd = f" ± {of_one(statistics.stdev(values))}" if len(values) > 1 else ""
         cells.append(of_one(statistics.mean(values)) + sd)

@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from files import Parser, UserError, run_script
-from reading import SIMILARITY, FileFormat, Report, read_report, recognise
+from files.errors import Parser, UserError, run_script
+from files.tables import SIMILARITY, FileFormat, Report, read_report, recognise
 
 SHOWN = 20  # lines and bad rows of one file
 
@@ -61,7 +61,7 @@ def lengths_of(rows, form, tokenizer):
     texts = [row[: len(form.texts)] for row in rows]
     if tokenizer is None:
         return np.array([len(text.split()) for row in texts for text in row]).reshape(len(rows), -1).sum(1)
-    from batching import tokenize
+    from engine.token_cache import tokenize
 
     index = {}
     which = np.array([index.setdefault(text, len(index)) for row in texts for text in row])
@@ -156,7 +156,7 @@ def main(argv=None):
     tokenizer = None
     if args.pretrained:
         from datasets import load_tokenizer
-        from downloads import default_cache_dir
+        from files.downloads import default_cache_dir
 
         tokenizer = load_tokenizer(args.pretrained, default_cache_dir())
     found = {path: show(path, args.max_length, tokenizer) for path in data_files(args.paths)}

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import requests
 
-from downloads import fetch_part, is_remote_url, retry, shown_url
-from files import Parser, UserError, alone_in, run_script
+from files.downloads import fetch_part, retry
+from files.errors import Parser, UserError, run_script
+from files.http import is_remote_url, shown_url
+from files.writing import alone_in
 
 BASE_URL = "https://raw.githubusercontent.com/gpoesia/minbert-default-final-project/main/data"
 BLOB_IDS = {

@@ -13,7 +13,7 @@ import re
 from collections import namedtuple
 from pathlib import Path
 
-from files import Parser, run_script
+from files.errors import Parser, run_script
 
 SOURCES = Path(__file__).parent / "sample"
 SAMPLE_DIR = Path(__file__).parent.parent / "data" / "sample"

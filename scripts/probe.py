@@ -19,16 +19,22 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from arguments import number, path_name
-from batching import bucket_loader
 from bert import BertModel
-from checkpoint import load_checkpoint, load_weights, restoring, with_stored
 from classifier import BertSentimentClassifier
 from datasets import SentenceClassificationDataset, SentencePairDataset
-from engine import to_device
+from engine.arguments import number, path_name
+from engine.batching import bucket_loader
+from engine.checkpoint import load_checkpoint, load_weights, restoring, with_stored
+from engine.losses import LOSSES, total_loss
+from engine.step import to_device
 from evaluation import collect, model_eval_multitask, overall_score, sentiment_scores
 from extensions import TASK_LOSSES
-from extensions._analysis import (
+from extensions.heads.pooling import hidden_states_of, mean_of
+from files.errors import Parser, UserError, run_script
+from files.tables import FORMATS, SENTIMENT, read_rows, require_files
+from files.writing import atomic_write
+from multitask_classifier import FILES, MultitaskBERT, low_shot
+from scripts._analysis import (
     attentions_of,
     gated_heads,
     head_entropies,
@@ -40,13 +46,8 @@ from extensions._analysis import (
     pruning_order,
     sum_over_tokens,
 )
-from extensions._losses import LOSSES, total_loss
-from extensions._tasks import TASKS
-from extensions.pooling import hidden_states_of, mean_of
-from files import Parser, UserError, atomic_write, run_script
-from multitask_classifier import FILES, MultitaskBERT, low_shot
-from reading import FORMATS, SENTIMENT, read_rows, require_files
 from scripts._probe_report import picture, tables
+from tasks import COURSE_TASKS
 from utils import get_device
 
 SHARES = [step / 10 for step in range(10)]  # of the heads, pruned
@@ -71,7 +72,7 @@ def load(args):
 
 def rows_of(path, task, args):
     """Return a data set of --rows random rows of a file of `task`, or of "cfimdb"."""
-    form = SENTIMENT if task == "cfimdb" else FORMATS[TASKS.index(task)]
+    form = SENTIMENT if task == "cfimdb" else FORMATS[COURSE_TASKS.index(task)]
     rows = low_shot(read_rows(path, form, labelled=True), args.rows, args.seed)
     if task in ("sst", "cfimdb"):
         return SentenceClassificationDataset(rows, args.stored)
@@ -125,7 +126,7 @@ def losses_of(model, stored):
     if isinstance(model, BertSentimentClassifier):
         return {getattr(stored, "data_set", "sst" if model.num_labels == 5 else "cfimdb"): TASK_LOSSES["ce"]}
     named = getattr(stored, "loss", None) or {}
-    return {task: total_loss(named.get(task) or [LOSSES[task]]) for task in getattr(stored, "tasks", TASKS)}
+    return {task: total_loss(named.get(task) or [LOSSES[task]]) for task in getattr(stored, "tasks", COURSE_TASKS)}
 
 
 def loaders_of(model, data, split):
@@ -141,8 +142,8 @@ def dev_score(model, loaders, device):
         [(task, loader)] = loaders.items()
         accuracy, *_ = sentiment_scores(*collect(loader, model, lambda batch: model.logits(to_device(batch, device))))
         return accuracy, {task: accuracy}
-    results = model_eval_multitask(*(loaders.get(task) for task in TASKS), model, device)
-    scores = {task: results[3 * i] for i, task in enumerate(TASKS) if task in loaders}
+    results = model_eval_multitask(*(loaders.get(task) for task in COURSE_TASKS), model, device)
+    scores = {task: results[3 * i] for i, task in enumerate(COURSE_TASKS) if task in loaders}
     return overall_score(scores), scores
 
 
@@ -173,7 +174,7 @@ def get_args(argv=None):
     parser.add_argument("--data_dir", type=path_name, default="data", help="folder of the course's files")
     parser.add_argument("--rows", type=number(int, 10), default=1000, metavar="N",
                         help="rows of a file (default: 1000)")
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS, help="what to probe for")
+    parser.add_argument("--tasks", nargs="+", choices=COURSE_TASKS, default=COURSE_TASKS, help="what to probe for")
     parser.add_argument("--seed", type=number(int, 0, 2**32 - 1), default=0, help="of the choice of rows")
     parser.add_argument("--use_gpu", action="store_true", help="compute on CUDA, or else on Apple's MPS")
     parser.add_argument("--out", type=Path, default=Path("runs/probe"), help="folder of the results")
@@ -190,7 +191,7 @@ def main(argv=None):
     require_files(str(path) for task in losses for path in files_of(args, task))
     data = {task: [rows_of(str(path), task, args) for path in files_of(args, task)]
             for task in dict.fromkeys([*args.tasks, *losses])}
-    probed = {task: data[task] for task in TASKS if task in args.tasks}
+    probed = {task: data[task] for task in COURSE_TASKS if task in args.tasks}
     if any(len(set(train.labels(train.dataset).tolist())) < 2 for train, _ in probed.values()):
         raise UserError("the rows of a task have all the same label: nothing to probe for; give more --rows")
 

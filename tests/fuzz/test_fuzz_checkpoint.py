@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from base_bert import load_tensors
 from bert import BertModel
-from checkpoint import load_checkpoint, save_model
 from config import BertConfig
-from files import UserError
+from engine.checkpoint import load_checkpoint, save_model
+from files.errors import UserError
 from optimizer import AdamW
 from tests.fuzz import damaged, fuzz
 from tests.fuzz.damage import OPCODES, damaged_header, damaged_zip
-from tests.hostile import memory, reset_peak
-from tests.script_runs import difference
+from tests.helpers.hostile import memory, reset_peak
+from tests.helpers.script_runs import difference
 
 SMALL = {"vocab_size": 30, "hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 20,
          "max_position_embeddings": 16}

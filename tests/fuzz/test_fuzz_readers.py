@@ -7,9 +7,9 @@ import io
 import pytest
 from hypothesis import strategies as st
 
-import reading
-from files import UserError
-from reading import FORMATS, PARAPHRASE, SENTIMENT, SIMILARITY
+from files import tables
+from files.errors import UserError
+from files.tables import FORMATS, PARAPHRASE, SENTIMENT, SIMILARITY
 from tests.fuzz import damaged, fuzz
 
 HEADERS = {form: ["", "id", *form.texts, form.label] for form in FORMATS}
@@ -45,7 +45,7 @@ def lines_of(content):
 
 
 @st.composite
-def tables(draw, cells=CELLS):
+def sound_files(draw, cells=CELLS):
     """Draw (format, [cells of a row], bytes of the file) of a sound file."""
     form = draw(st.sampled_from(FORMATS))
     ids = draw(st.lists(st.text("abcXYZ019_-.,", min_size=1, max_size=6), max_size=8, unique_by=str.lower))
@@ -59,7 +59,7 @@ def read(path, form, labelled, skip_bad_rows=False):
     """Return the rows, or None for a UserError: one line that names the file."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
-            return reading.read_rows(path, form, labelled, skip_bad_rows)
+            return tables.read_rows(path, form, labelled, skip_bad_rows)
         except UserError as error:
             assert str(path) in str(error) and len(str(error)) < 2000
             return None
@@ -72,7 +72,7 @@ def check_consistency(path, form, labelled):
         assert left == rows
     if left is None:
         return None
-    everything, report = reading.read_report(path, form, labelled)
+    everything, report = tables.read_report(path, form, labelled)
     assert everything == left and report.rows == len(left)
     assert report.skipped == sum(map(len, report.why.values())) >= len(report.bad)
     assert (rows is None) == bool(report.bad)
@@ -81,8 +81,8 @@ def check_consistency(path, form, labelled):
     texts = [text for row in left for text in row[:len(form.texts)]]
     assert not any("\0" in text or ("\n" in text and "\t" in text) for text in texts)
     assert len({len(row) for row in left}) == 1
-    if rows is not None and reading.recognise(path) == (form, labelled):
-        assert reading.prediction_ids(path) == ids
+    if rows is not None and tables.recognise(path) == (form, labelled):
+        assert tables.prediction_ids(path) == ids
     return report
 
 
@@ -93,9 +93,9 @@ def test_sound_files_are_read_back(path, record):
         expected = [(*(form.clean(cell) for cell in cells[2:-1]), form.type(float(cells[-1])), cells[1].lower())
                     for cells in rows]
         assert (read(path, form, True) or []) == expected
-        assert not rows or reading.prediction_ids(path) == [row[-1] for row in expected]
+        assert not rows or tables.prediction_ids(path) == [row[-1] for row in expected]
 
-    n = fuzz(sound, 200, tables())
+    n = fuzz(sound, 200, sound_files())
     record("Fuzzing", "sound data files: any texts, quoted or not, all line ends", "the rows that were written",
            f"{n} examples")
 
@@ -113,7 +113,7 @@ def test_no_row_is_lost(path, record):
         if report is not None:
             assert report.rows + report.skipped == sum(line != b"" for line in lines_of(content)) - 1  # the header
 
-    n = fuzz(lost, 150, tables(PLAIN), st.lists(PIECES, max_size=4), st.lists(st.integers(0, 20), min_size=4))
+    n = fuzz(lost, 150, sound_files(PLAIN), st.lists(PIECES, max_size=4), st.lists(st.integers(0, 20), min_size=4))
     record("Fuzzing", "data files with bad rows and without quotes", "rows read and skipped add up to the lines",
            f"{n} examples")
 
@@ -124,11 +124,11 @@ def test_damaged_files(path, record):
         check_consistency(path, form, labelled)
         recognised = None
         with contextlib.suppress(UserError):
-            recognised = reading.recognise(path)
+            recognised = tables.recognise(path)
         assert recognised is None or recognised[0] in FORMATS
 
     forms = st.sampled_from(FORMATS)
-    broken = tables().flatmap(lambda drawn: damaged(drawn[2]))
+    broken = sound_files().flatmap(lambda drawn: damaged(drawn[2]))
     pieces = st.tuples(st.sampled_from(FORMATS).map(lambda form: table(form, [])), st.lists(PIECES, max_size=20))
     n = fuzz(damage, 100, broken, forms, st.booleans())
     n += fuzz(damage, 100, pieces.map(lambda drawn: drawn[0] + b"".join(drawn[1])), forms, st.booleans())
@@ -153,6 +153,6 @@ def test_a_quote_takes_no_row_with_it(path, record):
             assert left[:max(hit, 0)] == whole[:max(hit, 0)]
             assert all(row in whole or row[-1].replace('"', "") == whole[hit][-1] for row in left)
 
-    n = fuzz(stray, 150, tables(PLAIN), st.integers(0, 500))
+    n = fuzz(stray, 150, sound_files(PLAIN), st.integers(0, 500))
     record("Fuzzing", "a stray quote anywhere in a data file", "every other row read as it was, or counted",
            f"{n} examples")

@@ -8,7 +8,9 @@ import shlex
 import pytest
 from hypothesis import strategies as st
 
-from arguments import ArgumentParser, number, spec_of
+from engine.arguments import ArgumentParser, number, spec_of
+from engine.choices import losses_by_task, parse_batch_sizes, specs_by_task
+from engine.losses import LOSSES
 from extensions import (
     ADAPT,
     GRADIENTS,
@@ -19,13 +21,11 @@ from extensions import (
     SCHEDULES,
     TASK_LOSSES,
     TASK_WEIGHTS,
-    from_spec,
 )
-from extensions._choices import losses_by_task, parse_batch_sizes, specs_by_task
-from extensions._losses import LOSSES
-from extensions._tasks import TASKS
-from files import UserError
+from extensions.specs import from_spec
+from files.errors import UserError
 from multitask_classifier import get_parser
+from tasks import COURSE_TASKS
 from tests.fuzz import fuzz
 
 
@@ -84,7 +84,7 @@ def is_pooling(value):
 
 
 def test_lists_of_pairs(record):
-    tasks, poolers = st.sampled_from(TASKS), st.sampled_from(sorted(POOLING))
+    tasks, poolers = st.sampled_from(COURSE_TASKS), st.sampled_from(sorted(POOLING))
     pairs = st.tuples(st.one_of(tasks, st.sampled_from(["", "mnli", "SST"])), st.sampled_from(["=", "", "=="]),
                       st.one_of(poolers, TEXT, st.integers().map(str))).map("".join)
 
@@ -96,11 +96,11 @@ def test_lists_of_pairs(record):
             except UserError as error:
                 assert str(error).startswith("--")
             else:
-                assert set(result) <= set(TASKS) and all(map(fits, result.values()))
+                assert set(result) <= set(COURSE_TASKS) and all(map(fits, result.values()))
 
     def round_trip(pooling, sizes):
         assert parse_pooling([f"{task}={name}" for task, name in pooling.items()]) == {
-            **dict.fromkeys(TASKS, "cls"), **pooling}
+            **dict.fromkeys(COURSE_TASKS, "cls"), **pooling}
         assert parse_batch_sizes([f"{task}={rows}" for task, rows in sizes.items()]) == sizes
 
     n = fuzz(check, 300, st.lists(pairs, max_size=4))

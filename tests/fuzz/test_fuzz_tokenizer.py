@@ -4,9 +4,9 @@ import unicodedata
 
 from hypothesis import strategies as st
 
+from tests.course.test_tokenizer_unicode import expected
 from tests.fuzz import fuzz
-from tests.test_tokenizer_unicode import expected
-from tests.tokenizer_oracle import VOCAB, assert_same, categories
+from tests.helpers.tokenizer_oracle import VOCAB, assert_same, categories
 from tokenizer import BertTokenizer
 
 SPECIAL = ["[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]"]

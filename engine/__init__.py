@@ -1,0 +1,1 @@
+"""What runs a model: table of contents to come."""

@@ -1,0 +1,97 @@
+"""A model's configuration: how it is completed and checked, and the encoder that it describes."""
+
+from numbers import Real
+from types import SimpleNamespace
+
+from base_bert import numbers_held
+from bert import BertModel
+from config import BertConfig, check_choice, check_number
+from extensions import ENCODER_FLAGS, HEADS, PAIR_FEATURES, POOLING
+from extensions.encoder import loaded_parameters
+from extensions.specs import from_spec
+from files.errors import UserError
+from tasks import COURSE_TASKS
+
+# The spring 2024 edition's --fine-tune-mode and the --option it means.
+FINE_TUNE_MODES = {"last-linear-layer": "pretrain", "full-model": "finetune"}
+# What the settings in a checkpoint may be, where they are there: words, and (least, most, kind) of numbers.
+STORED_CHOICES = {"option": ("pretrain", "finetune"), "fine_tune_mode": tuple(FINE_TUNE_MODES),
+                  "pair_encoding": ("cross", "bi"), "pair_score": (*PAIR_FEATURES, "cosine"),
+                  "pair_order": ("given", "both"),
+                  "tasks": COURSE_TASKS, "truncation": ("head", "tail", "head+tail")}
+STORED_SPECS = {"pooling": POOLING, "heads": HEADS, **ENCODER_FLAGS}
+STORED_NUMBERS = {"hidden_dropout_prob": (0, 1, Real), "encoder_dropout_prob": (0, 1, Real),
+                  "num_labels": (1, 10_000), "max_length": (1, 10**9)}
+
+
+def read_config(config, **defaults):
+    """Return a model's configuration, given as a namespace or as a loaded dict, completed by `defaults`."""
+    given = config if isinstance(config, dict) else vars(config)
+    if given.get("fine_tune_mode"):
+        given = {"option": FINE_TUNE_MODES[given["fine_tune_mode"]], **given}
+    return SimpleNamespace(**{"option": "finetune", "pretrained": "bert-base-uncased", "encoder_dropout_prob": 0.1,
+                              **{part: [] for part in ENCODER_FLAGS}, **defaults, **given})
+
+
+def load_encoder(config):
+    """Return the BERT of a model configuration, frozen when `config.option` is "pretrain", with its parts replaced.
+
+    The weights are `config.pretrained`'s, unless `config.bert_config` (stored in every checkpoint) gives
+    the architecture: then the weights are random and are to be loaded from the checkpoint.
+    """
+    stored = getattr(config, "bert_config", None)
+    if stored is not None:
+        bert = BertModel(BertConfig.from_dict(stored))
+    else:
+        bert = BertModel.from_pretrained(config.pretrained, hidden_dropout_prob=config.encoder_dropout_prob,
+                                         attention_probs_dropout_prob=config.encoder_dropout_prob)
+    bert.requires_grad_(config.option != "pretrain")
+    loaded_parameters(bert)
+    for part, table in ENCODER_FLAGS.items():
+        specs = getattr(config, part)
+        for spec in specs if isinstance(specs, list) else [specs]:
+            try:
+                from_spec(spec, table)(bert)
+            except ValueError as error:
+                raise UserError(f"--{part} {spec}: {error}") from error
+    return bert
+
+
+def check_spec(source, name, spec):
+    """Raise UserError unless a stored value names a technique of that kind."""
+    try:
+        from_spec(str(spec), STORED_SPECS[name])
+    except ValueError as error:
+        raise UserError(f"{source}: {name} is {error}") from error
+
+
+def check_stored(filepath, saved):
+    """Raise UserError unless a checkpoint's settings are valid and its weights as many as those of its BERT."""
+    for part in ("model_config", "args"):
+        source = f"{filepath}: {part}"
+        for name, value in saved[part].items():
+            by_task = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+            if name in STORED_CHOICES and value is not None:
+                for choice in by_task:
+                    check_choice(source, name, choice, STORED_CHOICES[name])
+            elif name in STORED_SPECS and value is not None:
+                for spec in by_task:
+                    check_spec(source, name, spec)
+            elif name in STORED_NUMBERS and value is not None and not isinstance(value, dict):
+                check_number(source, name, value, *STORED_NUMBERS[name])
+            elif name == "pretrained" and not isinstance(value, str):
+                raise UserError(f"{source}: pretrained is {type(value).__name__} and must be the name of a model")
+    stored = saved["model_config"].get("bert_config")
+    if stored is not None:
+        source = f"{filepath}: bert_config"
+        if not isinstance(stored, dict):
+            raise UserError(f"{source} is {type(stored).__name__} and must be a dict")
+        BertConfig.check_names(source, stored)
+        config = BertConfig.from_dict(stored)
+        config.validate(source)
+        held = numbers_held(saved["model"].values(), filepath)
+        replaced = any(saved["model_config"].get(part) not in (None, [], next(iter(table)))
+                       for part, table in ENCODER_FLAGS.items())  # by less than there was, it may be
+        if config.num_parameters() > held * (16 if replaced else 1):  # before anybody allocates as much
+            raise UserError(f"{source} is of {config.num_parameters():,} weights, and the file holds {held:,}; train "
+                            "again")

@@ -1,0 +1,21 @@
+"""The plain gradient of multitask learning: that of the summed losses (Bi et al. 2022)."""
+
+
+class GradientSum:
+    """Add the gradient of sum(losses.values()) to the `.grad` of the parameters; the engine sums over processes."""
+
+    per_task, cosines = False, {}
+
+    def backward(self, losses, params):
+        """Add the gradient of {task: loss} to `.grad`."""
+        sum(losses.values()).backward()
+
+    def finish(self, params, all_reduce=None):
+        """Do nothing: the gradient is where it belongs."""
+
+    def state_dict(self):
+        """Return nothing: there is no state."""
+        return {}
+
+    def load_state_dict(self, state):
+        """Do nothing."""

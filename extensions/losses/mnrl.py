@@ -1,0 +1,30 @@
+"""Multiple negatives ranking (Henderson et al. 2017, https://arxiv.org/abs/1705.00652, section 4.4)."""
+
+from extensions.losses._contrastive import cosines, positives, ranking, same_text
+
+
+def mnrl(model, batch, scale=20.0, symmetric=False, threshold=4.0, weight=1.0):
+    """Return how badly first texts find their own second text among all of the batch, times `weight`.
+
+        mean over alike pairs i of -log exp(s_ii) / Σ_j exp(s_ij),  s_ij = scale · cos(u_i, v_j)
+
+    The paper's score is a dot product; the scaled cosine is Sentence-BERT's, as is `symmetric`, the mean with the
+    same for second texts among the first. Pairs that are not alike, by label or by a similarity below `threshold`,
+    are candidates but ask for none. A candidate j is left out for i where it cannot be told from a right answer: if the
+    pairs i and j share a first or a second text, or v_j is the text of u_i. A batch without alike pairs gives 0.
+    In-batch negatives are those of the part (--accumulate) and of this process. The head is not trained: as a task's
+    only loss it suits a cosine for the pair's score.
+    """
+    u, v = model.features(batch)  # (B, C) each
+    first, second = batch["token_ids_1"], batch["token_ids_2"]
+    scores = scale * cosines(u, v)  # (B, B)
+    masked = same_text(first, first) | same_text(second, second) | same_text(first, second)  # (B, B)
+    anchors = positives(batch, threshold)
+    loss = ranking(scores, masked, anchors)
+    if symmetric:
+        loss = (loss + ranking(scores.T, masked.T, anchors)) / 2
+    return weight * loss
+
+
+mnrl.tasks, mnrl.needs = ("para", "sts"), {"pair_encoding": "bi"}
+mnrl.trains_head, mnrl.reads_texts, mnrl.of_batch = False, True, True

@@ -1,0 +1,16 @@
+"""Annealed sampling: by the tasks' sizes at first, nearly evenly at the end (Stickland and Murray 2019)."""
+
+from extensions.schedules._sampling import PowerSampling
+
+
+class Annealed(PowerSampling):
+    """p_t proportional to N_t^alpha with alpha = 1 - 0.8 (e - 1) / (E - 1) in epoch e = 1 ... E.
+
+    https://arxiv.org/abs/1902.02671: towards the end of training the tasks are trained more equally,
+    which keeps them from interfering. alpha = 1 where E = 1. The paper's epochs have 2,400 steps (`steps=2400`);
+    here an epoch has by default as many as all tasks together have batches.
+    """
+
+    def alpha(self, epoch):
+        """Return the exponent of this epoch (from 0)."""
+        return 1 - 0.8 * min(1.0, epoch / max(1, self.epochs - 1))

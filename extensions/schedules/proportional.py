@@ -1,0 +1,11 @@
+"""Proportional sampling: every batch of every task once an epoch, in random order."""
+
+from extensions.schedules._sampling import Schedule
+
+
+class Proportional(Schedule):
+    """Draw tasks with probability proportional to their remaining batches (Sanh et al. 2019, section 3.3)."""
+
+    def counts(self, epoch):
+        """Return {task: its number of batches in this epoch}."""
+        return dict(self.lengths)

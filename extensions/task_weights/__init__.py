@@ -1,0 +1,8 @@
+"""."""
+
+from extensions.task_weights.dynamic_average import DynamicAverage
+from extensions.task_weights.fixed import FixedWeights
+from extensions.task_weights.loss_scale import LossScale
+from extensions.task_weights.uncertainty import Uncertainty
+
+TASK_WEIGHTS = {"fixed": FixedWeights, "uncertainty": Uncertainty, "loss-scale": LossScale, "dwa": DynamicAverage}

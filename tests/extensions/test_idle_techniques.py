@@ -1,0 +1,140 @@
+"""What cannot be meant, or would do nothing, with techniques of several tasks: one line that says so."""
+
+import sys
+
+import pytest
+
+import extensions
+import multitask_classifier
+from files.errors import UserError
+from multitask_classifier import get_args
+
+REFUSED = [
+    ("--heads sts=mlp:hidden=3 --loss sts=cosine", "--heads sts=mlp:hidden=3: the cosine takes the place of that head"),
+    ("--pair_encoding bi --pair_score cosine --heads para=mlp:hidden=3", "--heads para=mlp:hidden=3: the cosine"),
+    ("--tasks sst --schedule round-robin --gradient pcgrad", "--gradient pcgrad combines several tasks' gradients"),
+    ("--gradient gradvac", "--gradient gradvac combines .* and every step here is of one: take --schedule round-robin"),
+    ("--gradient pcgrad --schedule round-robin:end=longest,order=para+sts+sst", "every step here is of one"),
+    ("--tasks sst --pair_encoding bi --pair_score cosine", "--pair_encoding bi is for pairs, .* --pair_score cosine"),
+    ("--pair_encoding sts=bi --pair_score para=product", "--pair_score para=product .* add --pair_encoding para=bi"),
+    ("--tasks sst sts --pair_encoding para=bi", "--pair_encoding para=bi is for para, which is not among"),
+    ("--pair_encoding sst=bi", "--pair_encoding sst=bi: give .TASK=.SPEC with TASK one of para, sts"),
+    ("--tasks sst para --pair_score sts=cosine", "^--pair_score sts=cosine is for sts, which is not among"),
+    ("--tasks sst --pair_encoding para=bi", "^--pair_encoding para=bi is for para, which is not among"),
+    ("--pair_encoding =bi", "--pair_encoding =bi: give .TASK=.SPEC with TASK one of para, sts"),
+    ("--pair_encoding both", "--pair_encoding both: give cross or bi"),
+    ("--pair_encoding bi sts=cross --loss sts=cosine", "--pair_encoding sts=cross: --loss sts=cosine needs bi"),
+    ("--pair_score product --loss sts=cosine", "--pair_score product: --loss sts=cosine needs cosine"),
+    ("--heads sst=mlp:hidden=9", "hidden must be from 0 to 4"),
+    ("--heads mlp:hidden=0,activation=tanh", "^--heads 'mlp:.*': activation does nothing without hidden"),
+    ("--heads para=relational:hidden=0 sts=relational:hidden=0", "hidden must be from 1 to 4"),
+    ("--loss sst=one-versus-rest sst=ordinal", "sst=one-versus-rest: not with sst=ordinal, whose outputs are log"),
+    ("--loss sst=ordinal sst=one-versus-rest", "sst=one-versus-rest: not with sst=ordinal, whose outputs are log"),
+    ("--loss sst=ce:smoothing=2", "smoothing must be from 0 to 1"),
+    ("--loss sst=ce sst=simcse:temperature=0", "temperature must be at least 0.001"),
+    ("--tasks sst --task_weights uncertainty", "--task_weights uncertainty weighs several tasks, and --tasks names"),
+    ("--option pretrain --loss sst=ce sst=simcse", "sst=simcse trains the encoder alone, .* freezes: leave it out"),
+    ("--option pretrain --loss para=simcse-supervised", "freezes: add a loss that trains a head, such as para=bce")]
+REFUSED_BY_ARGPARSE = [
+    ("--penalty bregman:beta=2", "beta must be from 0 to 1"), ("--gradient gradvac:beta=5", "beta must be from 0 to 1"),
+    ("--schedule round-robin:batch_size=32", "batch_size does nothing without end=balanced"),
+    ("--schedule staged:first=none,delay=sst,first_epochs=3", "first_epochs does nothing without first"),
+    ("--schedule staged:delay_epochs=2", "delay_epochs does nothing without delay"),
+    ("--adapt prefix:hidden=64", "hidden does nothing without reparameterize=true"),
+    ("--positions relative:by=clipped,buckets=8", "buckets does nothing without by=t5"),
+    ("--schedule temperature:alpha=2", "alpha must be from 0 to 1"),
+    ("--adapt pals:heads=0", "heads must be at least 1"), ("--adapt extra-attention:layers=0", "layers must be at"),
+    ("--adapt lora:rank=0", "rank must be at least 1"), ("--adapt dora:rank=0", "rank must be at least 1"),
+    ("--adapt prefix:length=0", "length must be at least 1"), ("--adapt prompt:length=0", "length must be at least 1"),
+    ("--adapt prefix:reparameterize=true,hidden=0", "hidden must be at least 1"),
+    ("--adapt gradual-unfreezing:per_epoch=0", "per_epoch must be at least 1"),
+    ("--adapt extra-layers:n=0", "n must be at least 1"), ("--positions rotary:base=0.5", "base must be at least 1"),
+    ("--positions relative:largest=0", "largest must be at least 1"), ("--dropout head=1", "1 must be below 1"),
+    ("--hidden_dropout_prob 1", "1 must be below 1"), ("--max_tokens 0", "0 must be at least 1")]
+REFUSED_LATER = [
+    ("--heads sst=mlp:activation=foo", "--heads sst=mlp:activation=foo: activation=foo: choose one of relu"),
+    ("--tasks sst sts --task_weights fixed:para=2", "fixed: para is not among --tasks sst sts"),
+    ("--task_weights fixed:sst=0,para=0,sts=0", "fixed: with a weight of 0 for all tasks nothing is trained"),
+    ("--param_groups per-layer:rates=1e-5", "rates=1e-5: give 2 rates"),
+    ("--schedule round-robin:end=balanced --task_batch_size para=4", "--task_batch_size: --schedule round-robin:end"),
+    ("--schedule even --task_batch_size para=4", "--task_batch_size: --schedule even sets the"),
+    ("--adapt remove-layers:keep=alternat", "keep=alternat: choose alternate, first-N, mid-N or last-N, with N from 1")]
+
+
+@pytest.fixture
+def run(course_folder, monkeypatch, capsys):
+    """Return a function that runs the script on tiny files and gives what it printed."""
+    def run(flags):
+        monkeypatch.setattr(sys, "argv", ["multitask_classifier.py", "--skip_predictions", *flags.split()])
+        multitask_classifier.main()
+        return capsys.readouterr().out
+    return run
+
+
+@pytest.mark.parametrize("flags, message", REFUSED)
+def test_contradictions(flags, message):
+    with pytest.raises(UserError, match=message):
+        get_args(flags.split())
+
+
+@pytest.mark.parametrize("flags, message", REFUSED_BY_ARGPARSE)
+def test_numbers_out_of_bounds(flags, message, capsys):
+    with pytest.raises(SystemExit):
+        get_args(flags.split())
+    assert message in capsys.readouterr().err
+
+
+def test_a_checkpoint_may_say_what_does_nothing():
+    """What was accepted before must still be read; on the command line it is refused (above)."""
+    assert extensions.from_spec("prefix:hidden=64", extensions.ADAPT).keywords == {"hidden": 64}
+    with pytest.raises(ValueError, match="hidden does nothing without reparameterize=true"):
+        extensions.require_effect("prefix:hidden=64", extensions.ADAPT)
+    extensions.require_effect("prefix:hidden=64,reparameterize=true", extensions.ADAPT)
+
+
+@pytest.mark.parametrize("flags, message", REFUSED_LATER)
+def test_before_the_first_step(flags, message, run):
+    with pytest.raises(UserError, match=message):
+        run(flags)
+
+
+def test_notes(run):
+    said = run("--accumulate 4 --loss para=mnrl sts=pearson --task_weights dwa --epochs 2 --batch_size 4")
+    assert "note: para=mnrl compares the rows of one of 4 parts of a step, about 1\n" in said
+    assert "note: sts=pearson compares the rows of one of 4 parts" in said
+    assert "note: --task_weights dwa leaves all tasks alike for the first 2 epochs, and this run has 2" in said
+    said = run("--loss sst=ce sst=simcse:weight=0.1 --epochs 3 --task_weights dwa")
+    assert "note: " not in said.replace("note: every step here is of one task", "") and "encoded apart" not in said
+
+
+def test_what_an_early_end_leaves_out(run):
+    said = run("--schedule staged --epochs 4 --max_steps 1 --patience 2")
+    assert "note: sst, sts: no batch in the run's 1 steps\n" in said
+    assert "note: --patience 2 cannot end this run early, which is scored 1 times\n" in said
+    said = run("--schedule staged --epochs 4 --patience 3")
+    assert "no batch" not in said and "--patience 3 cannot end this run early, which is scored 4 times" in said
+    assert "note: " not in run("--schedule staged --epochs 4 --patience 2")
+
+
+def test_batches_of_long_texts_have_fewer_rows_and_say_so(run):
+    assert "(--max_tokens)" not in run("--epochs 1 --batch_size 2")
+    said = run("--epochs 1 --batch_size 2 --max_tokens 6")
+    assert "batches of 2, of fewer rows where padded to over 3 tokens (--max_tokens), " in said
+
+
+def test_the_cosines_of_gradients_are_printed_and_kept_over_log_points(run):
+    said = run("--schedule round-robin --gradient pcgrad --epochs 1 --log_every 1 --batch_size 2")
+    [line] = [line for line in said.splitlines() if line.startswith("mean cosines of the tasks' gradients: ")]
+    assert [part.split()[0] for part in line.split(": ")[1].split(", ")] == ["sst/para", "sst/sts", "para/sts"]
+    assert "cosines" not in run("--schedule round-robin --epochs 1")
+
+
+def test_every_default_can_be_written():
+    for table in (value for name, value in vars(extensions).items() if name.isupper() and name != "ENGINE"
+                  and isinstance(value, dict)):
+        for name, technique in table.items():
+            for parameter in extensions.inspect.signature(technique).parameters.values():
+                default = parameter.default
+                if default is not parameter.empty and parameter.name not in ("weight_decay", "seed", "epochs"):
+                    text = str(default).lower() if isinstance(default, bool) else default
+                    extensions.from_spec(f"{name}:{parameter.name}={text}", table)

@@ -1,0 +1,119 @@
+"""What the tests of the regularizers share: a tiny model, its batches, and one linear model small enough to do by hand.
+
+Legend of the shape comments:  B batch · T tokens · C hidden size
+"""
+
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from engine.losses import LOSSES
+from engine.step import task_loss
+from extensions import TASK_LOSSES
+from multitask_classifier import MultitaskBERT
+from tasks import COURSE_TASKS
+from tests.helpers.fixtures_tiny import task_batch
+
+# A task and how its pairs are encoded: "bi" calls the encoder several times a batch.
+CASES = [("sst", "cross"), ("para", "cross"), ("para", "bi"), ("sts", "cross"), ("sts", "bi")]
+
+
+def tiny_model(bert_dir, dropout=0.0, pair_encoding="cross", option="finetune", adapt=(), **more):
+    """Return a tiny model in training mode, the same at every call."""
+    torch.manual_seed(0)
+    return MultitaskBERT(SimpleNamespace(
+        pretrained=bert_dir, option=option, hidden_dropout_prob=dropout, encoder_dropout_prob=dropout, pooling="mean",
+        pair_encoding=pair_encoding, adapt=list(adapt), **more)).train()
+
+
+def a_batch(task, bert_dir, extra=0):
+    """Return a batch of `task` with `extra` columns of padding more, as a step of one task hands it on."""
+    batch = task_batch(task, bert_dir)
+    return {**{name: F.pad(value, (0, extra)) if torch.is_tensor(value) and value.ndim == 2 else value
+               for name, value in batch.items()}, "share": 1.0}
+
+
+def total(model, batch, *penalties):
+    """Return the task's loss with penalties."""
+    return task_loss(model, batch, TASK_LOSSES[LOSSES[batch["task"]]], penalties)
+
+
+def value_of(penalty, model, batch):
+    """Return the penalty alone, from a first pass of its own."""
+    batch = {"loss": TASK_LOSSES[LOSSES[batch["task"]]], **batch}
+    batch["value"] = batch["loss"](model, batch)
+    return penalty(model, batch, batch["logits"])
+
+
+def reached(model, loss):
+    """Return the names of the parameters that the loss has a gradient for."""
+    names, params = zip(*((name, p) for name, p in model.named_parameters() if p.requires_grad), strict=True)
+    grads = torch.autograd.grad(loss, params, allow_unused=True)
+    return {name for name, grad in zip(names, grads, strict=True) if grad is not None}
+
+
+@contextmanager
+def no_waiting(monkeypatch):
+    """Return the context in which reading a tensor's value on the host, which would wait for a GPU, fails."""
+    def refuse(*_):
+        raise AssertionError("a tensor's value was read on the host")
+    with monkeypatch.context() as patch:
+        for name in ("item", "tolist", "__bool__", "__int__", "__float__", "cpu", "numpy"):
+            patch.setattr(torch.Tensor, name, refuse)
+        yield
+
+
+class LinearModel(nn.Module):
+    """logits = Wᵀ Σ_t x_t over real tokens t, x the "embeddings" of one encoder without layers; in float64."""
+
+    def __init__(self, W):
+        super().__init__()
+        self.W, self.bert = nn.Parameter(W), LinearEncoder(len(W))
+
+    def logits(self, batch):
+        x = self.bert(batch["token_ids"], batch["attention_mask"])  # (B, T, C)
+        return ((x * batch["attention_mask"].unsqueeze(-1)).sum(1) @ self.W).squeeze(-1)
+
+
+class LinearEncoder(nn.Module):
+    """The encoder's two seams: `embed` looks up, `encode` does nothing."""
+
+    def __init__(self, C):
+        super().__init__()
+        self.word_embedding = nn.Embedding(7, C, dtype=torch.float64)
+
+    def embed(self, input_ids):
+        return self.word_embedding(input_ids)
+
+    def encode(self, hidden_states, attention_mask):
+        return hidden_states
+
+    def forward(self, input_ids, attention_mask):
+        return self.encode(self.embed(input_ids), attention_mask)
+
+
+def by_hand(task, out_features):
+    """Return (a LinearModel, a batch of two rows, the second with padding, and its loss in float64), C = 4, T = 3."""
+    def loss(model, batch):
+        batch["logits"] = model.logits(batch)
+        if task == "sst":
+            return F.cross_entropy(batch["logits"], batch["labels"])
+        return F.mse_loss(batch["logits"], batch["labels"].double())
+
+    torch.manual_seed(3)
+    batch = {"task": task, "token_ids": torch.tensor([[1, 2, 3], [4, 5, 0]]),
+             "attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0]]), "labels": torch.tensor([1, 0]),
+             "loss": loss}
+    return LinearModel(torch.randn(4, out_features, dtype=torch.float64)), batch
+
+
+def same_noise(monkeypatch):
+    """Let noise depend on the numbers that it is for alone, not on their place in a draw."""
+    monkeypatch.setattr(torch, "randn_like", lambda x: torch.cos(1000 * x))
+
+
+__all__ = ["CASES", "COURSE_TASKS", "a_batch", "by_hand", "no_waiting", "reached", "same_noise", "tiny_model", "total",
+           "value_of"]
