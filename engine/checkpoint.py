@@ -132,29 +132,29 @@ def load_weights(model, saved):
                         "it was saved with --save trained, without what it did not train; fetch those weights again")
 
 
-def checkpoint_bytes(model, args):
+def checkpoint_bytes(model, save, ema):
     """Return about how large best.pt and last.pt will be.
 
     Both hold the weights and, of those that are trained, AdamW's two moments; last.pt the average of --ema too.
     """
-    left_out = frozen_names(model) if args.save == "trained" else ()
+    left_out = frozen_names(model) if save == "trained" else ()
     weights = sum(tensor.numel() * tensor.element_size() for name, tensor in model.state_dict().items()
                   if name not in left_out)
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    return weights + 2 * trained, weights + (3 if args.ema else 2) * trained
+    return weights + 2 * trained, weights + (3 if ema else 2) * trained
 
 
-def require_room(model, args):
+def require_room(model, filepath, run_dir, save="all", ema=0.0, resume=False):
     """Raise UserError, with the numbers, unless the run's checkpoints can be written and their disk has room for them.
 
     Each is written whole beside the one that it replaces.
     """
-    run = Run(args.run_dir)
+    run = Run(run_dir)
     if not is_main():
         return
-    require_writable([args.filepath])
+    require_writable([filepath])
     disks = {}  # number of a file system -> a folder on it, the sizes of the files there, the bytes that they replace
-    for path, size in zip((args.filepath, run.last), checkpoint_bytes(model, args), strict=True):
+    for path, size in zip((filepath, run.last), checkpoint_bytes(model, save, ema), strict=True):
         if path and not is_device(path):
             folder = existing_folder(path)
             _, sizes, replaced = disks.setdefault(os.stat(folder).st_dev, (folder, [], []))
@@ -162,7 +162,7 @@ def require_room(model, args):
             replaced.append(os.path.getsize(path) if os.path.exists(path) else 0)
     for folder, sizes, replaced in disks.values():
         needed, free = sum(sizes) + max(sizes), shutil.disk_usage(folder).free
-        if needed > free and (args.resume or not run.folder or run.finished()):  # an unfinished run moves aside, stays
+        if needed > free and (resume or not run.folder or run.finished()):  # an unfinished run moves aside, stays
             needed -= sum(replaced)
         if needed > free:
             raise UserError(
@@ -211,4 +211,4 @@ def restoring(filepath):
 def with_stored(args, saved, names):
     """Return `args` with the named arguments as the checkpoint stored them, so that none need be repeated."""
     stored = {name: saved["args"][name] for name in names if name in saved["args"]}
-    return argparse.Namespace(**{**vars(args), **stored})
+    return type(args)(**{**vars(args), **stored})

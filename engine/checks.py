@@ -1,46 +1,23 @@
-"""What the flags of training several tasks, resolved by _choices.py, cannot mean together; what does little here."""
+"""What flags cannot mean together, and what does less in a run than one might think."""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import torch
 
 from engine import distributed
-from engine.losses import LOSSES, headless, traits
-from extensions import GRADIENTS, HEADS, POOLING, SCHEDULES, TASK_WEIGHTS
-from extensions.specs import from_spec
+from engine.losses import headless
+from engine.model_config import FINE_TUNE_MODES
+from engine.run_folder import Run, beside_checkpoint
+from extensions import GRADIENTS, HEADS, POOLING, SCHEDULES, TASK_LOSSES, TASK_WEIGHTS
+from extensions.encoder import is_frozen
+from extensions.specs import from_spec, technique_of
 from files.errors import UserError
-from tasks import COURSE_TASKS, PAIR_TASKS
+from files.writing import is_device, unwritable
+from tasks import TASKS
 
-NOTHING_TO_COMBINE = ("--gradient {} combines several tasks' gradients, and every step here is of one: take "
-                      "--schedule round-robin, without order=, or even")
 BY_TASK = ("pooling", "heads", "loss", "pair_encoding", "pair_score", "task_batch_size")
-
-
-def require_heads(args):
-    """Raise UserError if a task's losses train no head: they would train nothing, the encoder being frozen."""
-    for task in args.tasks:
-        if headless(args.loss[task]):
-            raise UserError(f"--loss {task}={args.loss[task][0]} trains the encoder alone, which --option pretrain or "
-                            f"--adapt freezes: add a loss that trains a head, such as {task}={LOSSES[task]}")
-
-
-def check_shared_head(args):
-    """Raise UserError if a head with a shared trunk has no equal to share it with."""
-    heads = [args.heads[task] for task in PAIR_TASKS]
-    if any(getattr(HEADS[spec.partition(":")[0]], "shared", False) for spec in heads):
-        same = all(len({choice[task] for task in PAIR_TASKS}) == 1
-                   for choice in (args.heads, args.pair_encoding, args.pair_score))
-        cosine = args.pair_encoding["para"] == "bi" and args.pair_score["para"] == "cosine"
-        if not same or cosine or not set(PAIR_TASKS) <= set(args.tasks):
-            raise UserError(f"--heads para={heads[0]} sts={heads[1]}: a shared trunk needs both tasks, with equal "
-                            "heads over equal encodings, and no cosine in place of a head")
-
-
-def check_clashing_losses(args):
-    """Raise UserError for losses of one task of which one cannot read the other's outputs."""
-    for task in args.tasks:
-        for spec in args.loss[task]:
-            clash = [other for other in args.loss[task]
-                     if traits(other, "needs", {}).get("output") in traits(spec, "not_with", ())]
-            if clash:
-                raise UserError(f"--loss {task}={spec}: not with {task}={clash[0]}, whose outputs are "
-                                "log-probabilities; leave one of the two out")
 
 
 def listed(given):
@@ -48,60 +25,209 @@ def listed(given):
     return [given] if isinstance(given, str) else given or []
 
 
+# ---- Before anything is loaded: lists of problems, a line each.
+
+
+def shared_contradictions(args):
+    """Return what cannot be meant together in the flags of both scripts, a line each."""
+    problems, option = [], args.given.get("option")
+    if option and args.fine_tune_mode and FINE_TUNE_MODES[args.fine_tune_mode] != option:
+        problems.append(f"--option {option} and --fine-tune-mode {args.fine_tune_mode}, which means "
+                        f"{FINE_TUNE_MODES[args.fine_tune_mode]}, contradict each other: leave one out")
+    if args.compile == "graphs" and not (args.use_gpu and torch.cuda.is_available()):
+        problems.append("--compile graphs works on CUDA alone: add --use_gpu, where there is such a GPU, or leave it "
+                        "out")
+    rows = max([args.batch_size, *getattr(args, "task_batch_size", {}).values()])
+    if args.accumulate > rows:
+        problems.append(f"--accumulate {args.accumulate} parts cannot be made of the {rows} rows of a step: give at "
+                        f"most {rows}, or a larger --batch_size")
+    return problems
+
+
 def contradictions(args):
     """Return what cannot be meant together in the flags of multitask_classifier.py, a line each."""
-    given, problems = args.given, []
-    for spec in listed(given.get("pair_score")):
-        task = spec[: spec.rfind("=") + 1]  # "para=", or "" for both
-        encodings = [args.pair_encoding[each] for each in PAIR_TASKS if task in ("", f"{each}=")]
-        if "bi" not in encodings and (not task or task[:-1] in args.tasks):
-            problems.append(f"--pair_score {spec} compares two encodings, and --pair_encoding {task}cross makes one of "
-                            f"a pair: add --pair_encoding {task}bi, or leave it out")
+    given, pairs = args.given, [task for task in args.tasks if TASKS[task].is_pair]
+    problems = [*pair_contradictions(args, pairs), *loss_contradictions(args), *joint_contradictions(args)]
     if args.per_task_epochs and not args.run_dir:
         problems.append("--per_task_epochs needs a folder for the tasks' models: name a --run_dir too")
     if len(given.get("tasks", ())) > len(args.tasks):
         problems.append(f"--tasks {' '.join(given['tasks'])}: name each task once")
-    pairs = [task for task in PAIR_TASKS if task in args.tasks]
-    problems += [f"--{flag} {spec} is for pairs, and there are none in --tasks {' '.join(args.tasks)}: leave it out"
-                 for flag in ("pair_encoding", "pair_score", "pair_order") if not pairs
-                 for spec in listed(given.get(flag)) if "=" not in spec]
-    begins = not args.resume  # runs with what follows have been begun, and their flags cannot be taken back
-    if begins and args.option == "pretrain" and not args.adapt:
-        problems += [f"--loss {task}={spec} trains the encoder alone, which --option pretrain freezes: leave it out"
-                     for task in args.tasks for spec in args.loss[task] if headless([spec])
-                     and not POOLING[args.pooling[task].partition(":")[0]].has_weights]
-    if begins and len(args.tasks) == 1 and args.task_weights != "fixed":
-        problems.append(f"--task_weights {args.task_weights} weighs several tasks, and --tasks names one: leave one of "
-                        "the two out")
-    if GRADIENTS[args.gradient.partition(":")[0]].per_task:
-        schedule = from_spec(args.schedule, SCHEDULES)
-        if len(args.tasks) == 1:
-            problems.append(f"--gradient {args.gradient} combines several tasks' gradients, and --tasks names one: "
-                            "leave one of the two out")
-        elif not schedule.func.joint_with(**schedule.keywords):
-            problems.append(NOTHING_TO_COMBINE.format(args.gradient))
-    problems += [f"--heads {spec}: the cosine takes the place of that head; leave one of the two out"
-                 for spec in given.get("heads", ()) for task in pairs if spec.startswith(f"{task}=")
-                 and args.pair_encoding[task] == "bi" and args.pair_score[task] == "cosine"]
-    for task in COURSE_TASKS:
-        if task not in args.tasks:
-            idle = [f"--{name}" for name in given if name.startswith(f"{task}_")]
-            idle += [f"--{name} {spec}" for name in BY_TASK for spec in listed(given.get(name))
-                     if spec.startswith(f"{task}=")]
-            problems += [f"{flag} is for {task}, which is not among --tasks {' '.join(args.tasks)}: leave one of the "
-                         "two out" for flag in idle]
+    for task in TASKS.keys() - set(args.tasks):
+        idle = [f"--{name}" for name in given if name.startswith(f"{task}_")]
+        idle += [f"--{name} {spec}" for name in BY_TASK for spec in listed(given.get(name))
+                 if spec.startswith(f"{task}=")]
+        problems += [f"{flag} is for {task}, which is not among --tasks {' '.join(args.tasks)}: leave one of the "
+                     "two out" for flag in idle]
     return problems
 
 
-def note_weak_choices(args, loaders):
-    """Print which losses and weights do less in this run over {task: loader} than one might think."""
+def pair_contradictions(args, pairs):
+    """Return what cannot be meant together in the flags about pairs, given those among the tasks."""
+    given, problems = args.given, []
+    for spec in listed(given.get("pair_score")):
+        named = spec[: spec.rfind("=") + 1]  # "para=", or "" for all
+        encodings = [args.pair_encoding[task] for task in args.pair_encoding if named in ("", f"{task}=")]
+        if "bi" not in encodings and (not named or named[:-1] in args.tasks):
+            problems.append(f"--pair_score {spec} compares two encodings, and --pair_encoding {named}cross makes one of "
+                            f"a pair: add --pair_encoding {named}bi, or leave it out")
+    problems += [f"--{flag} {spec} is for pairs, and there are none in --tasks {' '.join(args.tasks)}: leave it out"
+                 for flag in ("pair_encoding", "pair_score", "pair_order") if not pairs
+                 for spec in listed(given.get(flag)) if "=" not in spec]
+    problems += [f"--heads {spec}: the cosine takes the place of that head; leave one of the two out"
+                 for spec in given.get("heads", ()) for task in pairs if spec.startswith(f"{task}=")
+                 and args.pair_encoding[task] == "bi" and args.pair_score[task] == "cosine"]
+    shared = [task for task in args.pair_encoding if technique_of(args.heads[task], HEADS).shared]
+    if shared:
+        same = all(len({choice[task] for task in args.pair_encoding}) == 1
+                   for choice in (args.heads, args.pair_encoding, args.pair_score))
+        cosine = any(args.pair_encoding[task] == "bi" and args.pair_score[task] == "cosine" for task in shared)
+        if not same or cosine or not set(args.pair_encoding) <= set(args.tasks):
+            heads = " ".join(f"{task}={args.heads[task]}" for task in args.pair_encoding)
+            problems.append(f"--heads {heads}: a shared trunk needs both tasks, with equal heads over equal encodings, "
+                            "and no cosine in place of a head")
+    return problems
+
+
+def loss_contradictions(args):
+    """Return what cannot be meant together in the losses of a task, or with a frozen encoder."""
+    problems = []
+    if args.option == "pretrain" and not args.adapt:
+        problems += needs_heads(args.loss, args.tasks)
+        if not args.resume:  # such runs have been begun, and their flags cannot be taken back
+            problems += [f"--loss {task}={spec} trains the encoder alone, which --option pretrain freezes: leave it out"
+                         for task in args.tasks for spec in args.loss[task]
+                         if headless([spec]) and not headless(args.loss[task])
+                         and not technique_of(args.pooling[task], POOLING).has_weights]
+    for task in args.tasks:
+        for spec in args.loss[task]:
+            refused = technique_of(spec, TASK_LOSSES).not_with
+            clash = [other for other in args.loss[task]
+                     if technique_of(other, TASK_LOSSES).needs.get("output") in refused]
+            if clash:
+                problems.append(f"--loss {task}={spec}: not with {task}={clash[0]}, whose outputs are "
+                                "log-probabilities; leave one of the two out")
+    return problems
+
+
+def needs_heads(losses, tasks):
+    """Return a line for each task whose losses train no head: over a frozen encoder they would train nothing."""
+    return [f"--loss {task}={losses[task][0]} trains the encoder alone, which --option pretrain or --adapt freezes: add "
+            f"a loss that trains a head, such as {task}={TASKS[task].loss}" for task in tasks if headless(losses[task])]
+
+
+def joint_contradictions(args):
+    """Return what cannot be meant together in --schedule, --gradient, --task_weights and the tasks."""
+    problems = []
+    if len(args.tasks) == 1:
+        if args.task_weights != "fixed" and not args.resume:  # see loss_contradictions
+            problems.append(f"--task_weights {args.task_weights} weighs several tasks, and --tasks names one: leave one "
+                            "of the two out")
+        if technique_of(args.gradient, GRADIENTS).per_task:
+            problems.append(f"--gradient {args.gradient} combines several tasks' gradients, and --tasks names one: "
+                            "leave one of the two out")
+    elif technique_of(args.gradient, GRADIENTS).per_task and not has_joint_steps(args.schedule):
+        problems.append(f"--gradient {args.gradient} combines several tasks' gradients, and --schedule {args.schedule} "
+                        "has one task a step: leave --schedule out, or name round-robin without order=, or even")
+    try:
+        schedule = from_spec(args.schedule, SCHEDULES)
+        technique_of(args.schedule, SCHEDULES).check_run(args.tasks, args.epochs, **schedule.keywords)
+    except ValueError as error:
+        problems.append(f"--schedule {args.schedule}: {error}")
+    return problems
+
+
+def has_joint_steps(schedule):
+    """Tell whether the steps of a schedule, a spec, have batches of several tasks."""
+    return technique_of(schedule, SCHEDULES).joint(**from_spec(schedule, SCHEDULES).keywords)
+
+
+def require_outputs(pretrained, filepath, run_dir, inputs, predictions):
+    """Raise UserError, before any work, unless all that a run writes has a place where it can be written.
+
+    `inputs` are the files that it reads, `predictions` those that it will write beside its own: none may take the
+    place of another. Raises also when another process trains in the run's folder.
+    """
+    run, inputs = Run(run_dir), [*inputs]
+    if not distributed.is_main():
+        return
+    pretrained = os.path.expanduser(pretrained)
+    if os.path.isdir(pretrained):
+        inputs += [entry.path for entry in os.scandir(pretrained)]
+    elif os.path.exists(pretrained):
+        inputs.append(pretrained)
+    read = {os.path.realpath(path) for path in inputs}
+    outputs = [*predictions, filepath, beside_checkpoint(filepath), *run.paths()]
+    count = Counter(os.path.realpath(path) for path in outputs if not is_device(path))
+
+    problems = []
+    for path in dict.fromkeys(outputs):
+        if os.path.realpath(path) in read:
+            problems.append(f"{path} would be overwritten, and the run reads it: name another place")
+        if count.pop(os.path.realpath(path), 1) > 1:
+            problems.append(f"{path} is where two different files of the run would go: name another place for one")
+    if run_dir:
+        folder = os.path.realpath(run_dir)
+        inside = [path for path in (*sorted(read), os.getcwd()) if Path(path).is_relative_to(folder)]
+        if inside:
+            problems.append(f"--run_dir {run_dir} holds {inside[0]}, and a run's folder may be moved aside by the "
+                            "next: name a folder of its own")
+    problems = problems or unwritable(dict.fromkeys(outputs))
+    if problems:
+        raise UserError("; ".join(problems))
+    run.require_free()
+
+
+def require_embeddings(tokenizer, model, pretrained):
+    """Raise UserError if a tokenizer has tokens of which the model has no embedding."""
+    tokens, embeddings = len(tokenizer), model.bert.config.vocab_size
+    if tokens > embeddings:
+        raise UserError(f"the tokenizer of {pretrained} has {tokens:,} tokens, and the model {embeddings:,} "
+                        "embeddings: fetch both from one model")
+
+
+# ---- Notes: what is allowed and does little.
+
+
+def note_weights(pretrained):
+    """Print a note when a run does not start from the only weights that the course's rules admit."""
+    if pretrained != "bert-base-uncased":
+        print(f"note: the course's rules admit only bert-base-uncased for grading, and this run starts from "
+              f"{pretrained}")
+
+
+def note_model(args, model):
+    """Print a note on flags that an encoder makes idle: too large a --max_length, and training one that is frozen."""
+    positions = model.bert.config.max_position_embeddings
+    if args.max_length > positions:
+        print(f"note: --max_length {args.max_length} is more than the {positions} positions of {args.pretrained}: "
+              "longer texts are cut there")
+    if not is_frozen(model.bert):
+        return
+    adapt = f"--adapt {' '.join(args.adapt)}"
+    if args.option == "pretrain":
+        if args.adapt:
+            print(f"note: --option pretrain freezes the encoder, and {adapt} has nothing to train in it; "
+                  "--option finetune trains it")
+        dropout = [f"--dropout {site}" for site in getattr(args, "dropout", ()) if site != "head"]
+        dropout += ["--encoder_dropout_prob"] if "encoder_dropout_prob" in args.given else []
+        if dropout:
+            print(f"note: --option pretrain runs the encoder without dropout: {', '.join(dropout)} has no effect")
+    elif len(args.adapt) > 1:
+        print(f"note: {adapt}: together, in this order, they leave nothing to train in the encoder")
+
+
+def note_techniques(args, loaders):
+    """Print which techniques do less in this run over {task: loader} than one might think."""
+    if "schedule" not in args.given and has_joint_steps(args.schedule):
+        flag = f"--gradient {args.gradient}" if args.gradient != "sum" else f"--task_weights {args.task_weights}"
+        print(f"note: {flag} needs batches of several tasks in one step: using --schedule {args.schedule}")
     parts = args.accumulate * distributed.world_size()
     for task, loader in loaders.items():
-        comparing = [spec for spec in args.loss[task] if traits(spec, "of_batch", False)]
+        comparing = [spec for spec in args.loss[task] if technique_of(spec, TASK_LOSSES).compares_rows]
         if comparing and parts > 1:
             print(f"note: {task}={comparing[0]} compares the rows of one of {parts} parts of a step, about "
                   f"{loader.batch_sampler.batch_size / parts:g}")
-    needed_epochs = getattr(TASK_WEIGHTS[args.task_weights.partition(":")[0]], "needed_epochs", 1)
-    if args.epochs < needed_epochs:
-        print(f"note: --task_weights {args.task_weights} leaves all tasks alike for the first {needed_epochs - 1} "
+    epochs = technique_of(args.task_weights, TASK_WEIGHTS).needed_epochs
+    if args.epochs < epochs:
+        print(f"note: --task_weights {args.task_weights} leaves all tasks alike for the first {epochs - 1} "
               f"epochs, and this run has {args.epochs}")

@@ -1,48 +1,74 @@
-"""The flags that name techniques of training several tasks: what they may say, and what that means for each task."""
+"""The technique flags of training several tasks: what may be typed, and what it means for each task."""
 
 import argparse
 import re
 
-from engine.arguments import number, spec_of
-from engine.checks import check_clashing_losses, check_shared_head, listed, require_heads
-from engine.losses import LOSSES, headless, needed, traits
-from engine.model_config import STORED_CHOICES
-from extensions import GRADIENTS, HEADS, POOLING, SCHEDULES, TASK_LOSSES, TASK_WEIGHTS
-from extensions.architecture.dropout_sites import SITES
-from extensions.specs import from_spec, require_effect
+from engine.checks import listed
+from engine.losses import headless, needed
+from engine.parser import COURSE, number, path_name, rows_or_share, spec_of
+from extensions import DROPOUT_SITES, GRADIENTS, HEADS, PAIR_FEATURES, POOLING, SCHEDULES, TASK_LOSSES, TASK_WEIGHTS
+from extensions.specs import from_spec, require_effect, technique_of
 from files.errors import UserError
-from tasks import COURSE_TASKS, PAIR_TASKS
+from tasks import COURSE_TASKS, PREDICTED, SPLITS, TASKS, in_order
 
-PAIR_ENCODINGS, PAIR_SCORES = STORED_CHOICES["pair_encoding"], STORED_CHOICES["pair_score"]
+PAIR_ENCODINGS, PAIR_SCORES = ("cross", "bi"), (*PAIR_FEATURES, "cosine")
+JOINT_SCHEDULE = "round-robin:end=longest"  # what techniques that need several tasks in a step take by default
+
+
+def add_task_arguments(parser):
+    """Add the flags that say which tasks are trained, and where their files are."""
+    course = next(group for group in parser._action_groups if group.title == COURSE)
+    for name, task in TASKS.items():
+        group = course if name in COURSE_TASKS else parser.add_argument_group(f"files of {name}")
+        for split in SPLITS:
+            group.add_argument(f"--{name}_{split}", type=path_name, metavar="FILE",
+                               help=f"the {task.form.name} {split} file (default: {task.data_file('DATA_DIR', split)})")
+        for split in PREDICTED:
+            path = task.prediction_file("PREDICTIONS_DIR", split)
+            group.add_argument(f"--{name}_{split}_out", type=path_name, metavar="FILE",
+                               help=f"where the {task.form.name} {split} predictions go (default: {path})")
+    add = parser.add_argument_group("tasks, data and predictions").add_argument
+    add("--demo", action="store_true", help="train the packaged MiniLM on data/sample, a minute or two on a CPU")
+    add("--tasks", nargs="+", choices=tuple(TASKS), default=list(COURSE_TASKS), metavar="TASK",
+        help=f"what to train and predict, of {', '.join(TASKS)} (default: {' '.join(COURSE_TASKS)})")
+    add("--data_dir", type=path_name, default="data", metavar="DIR", help="folder of the data files")
+    add("--predictions_dir", type=path_name, default="predictions", metavar="DIR", help="folder of the prediction files")
+    add("--train_rows", type=rows_or_share, metavar="N|P%",
+        help="train on N random rows of each task, or on P percent of them")
+    add("--init", metavar="FILE", help="begin with the weights of a checkpoint of an equal model")
+    add("--per_task_epochs", type=number(int, 1), metavar="N",
+        help="afterwards fine-tune a copy of the model for each task for N epochs, and predict with it")
 
 
 def add_technique_arguments(parser):
     """Add the flags that name techniques of training several tasks."""
-    group = parser.add_argument_group("techniques (NAME[:KEY=VALUE,...]; README lists them)")
-    add = group.add_argument
-    add("--schedule", type=spec_of(SCHEDULES), default="proportional", metavar="SPEC",
-        help=f"{', '.join(SCHEDULES)}: which tasks' batches make up a step")
-    add("--task_batch_size", nargs="+", action="extend", metavar="TASK=N",
-        help="rows of a step for one task, in place of --batch_size")
+    add = parser.add_argument_group("extensions/losses: the tasks' losses").add_argument
     add("--loss", type=task_spec("loss", TASK_LOSSES, True), nargs="+", action="extend", metavar="TASK=SPEC",
-        help=f"{', '.join(TASK_LOSSES)}: a task's loss, in place of ce, bce, mse; several are added up")
+        help=f"a task's loss: {', '.join(TASK_LOSSES)}. Several of one task are added up (default: "
+        f"{', '.join(f'{name}={task.loss}' for name, task in TASKS.items())})")
+    add = parser.add_argument_group("extensions/schedules, task_weights, gradients: several tasks").add_argument
+    add("--schedule", type=spec_of(SCHEDULES), metavar="SPEC",
+        help=f"which tasks' batches make up a step: {', '.join(SCHEDULES)} (default: proportional; {JOINT_SCHEDULE} where "
+        "--gradient or --task_weights need several tasks in a step)")
+    add("--task_batch_size", nargs="+", action="extend", metavar="TASK=N", help="rows of a step for one task")
     add("--task_weights", type=spec_of(TASK_WEIGHTS), default="fixed", metavar="SPEC",
-        help=f"{', '.join(TASK_WEIGHTS)}: how much each task's loss counts")
+        help=f"how much each task's loss counts: {', '.join(TASK_WEIGHTS)}")
     add("--gradient", type=spec_of(GRADIENTS), default="sum", metavar="SPEC",
-        help=f"{', '.join(GRADIENTS)}: how the tasks' gradients of one step are combined")
-    add("--pair_encoding", nargs="+", action="extend", metavar="[TASK=]NAME",
-        help=f"{', '.join(PAIR_ENCODINGS)}: a pair is one sequence (default), or two, compared afterwards")
-    add("--pair_score", nargs="+", action="extend", metavar="[TASK=]NAME",
-        help=f"{', '.join(PAIR_SCORES)}: how bi compares, a head over (u, v, |u - v|) (default) or with u v too, or "
-             "the cosine; not for a task whose pairs are one sequence")
-    add("--pair_order", choices=("given", "both"), default="given",
-        help="both: predictions are the mean over both orders of a pair's texts, for twice the time")
+        help=f"how the tasks' gradients of a step are combined: {', '.join(GRADIENTS)}")
+    add = parser.add_argument_group("extensions/heads: from hidden states to logits").add_argument
     add("--pooling", type=task_spec("pooling", POOLING), nargs="+", action="extend", metavar="[TASK=]SPEC",
-        help=f"{', '.join(POOLING)}: the sentence's encoding, for all tasks or for one (default: cls)")
+        help=f"the encoding of a text: {', '.join(POOLING)}; for all tasks or for one (default: cls)")
     add("--heads", type=task_spec("heads", HEADS), nargs="+", action="extend", metavar="[TASK=]SPEC",
-        help=f"{', '.join(HEADS)}: from the encoding to the logits (default: mlp)")
+        help=f"from the encoding to the logits: {', '.join(HEADS)} (default: mlp)")
+    add("--pair_encoding", nargs="+", action="extend", metavar="[TASK=]NAME",
+        help="cross: a pair is one sequence (default); bi: each text is encoded apart, then the two are compared")
+    add("--pair_score", nargs="+", action="extend", metavar="[TASK=]NAME",
+        help="how bi compares: concat, a head over u, v and |u - v| (default); product, with u v too; cosine")
+    add("--pair_order", choices=("given", "both"), default="given", metavar="ORDER",
+        help="both: predict the mean over both orders of a pair's texts, for twice the time; given: one order")
+    add = parser.add_argument_group("extensions/architecture/dropout_sites").add_argument
     add("--dropout", type=site_of, action="append", metavar="SITE=P",
-        help=f"dropout of one place, whatever the two dropout flags say: {', '.join(SITES)}")
+        help=f"dropout at one place, in place of the two dropout flags: {', '.join(DROPOUT_SITES)}")
 
 
 def task_spec(flag, table, required=False):
@@ -52,7 +78,7 @@ def task_spec(flag, table, required=False):
     """
 
     def check(text):
-        task, spec = split_task(flag, text, required)
+        _, spec = split_task(flag, text, required)
         try:
             require_effect(spec, table)
         except ValueError as error:
@@ -65,50 +91,54 @@ def task_spec(flag, table, required=False):
 def site_of(text):
     """Return (site, probability) of `SITE=P`; for argparse."""
     site, _, p = text.partition("=")
-    if site not in SITES:
-        raise argparse.ArgumentTypeError(f"{text}: give SITE=P with SITE one of {', '.join(SITES)}")
+    if site not in DROPOUT_SITES:
+        raise argparse.ArgumentTypeError(f"{text}: give SITE=P with SITE one of {', '.join(DROPOUT_SITES)}")
     return site, number(float, 0, below=1)(p)
 
 
 def resolve_techniques(args):
-    """Replace the lists of specs in `args` by dicts by task, {task: spec}, and add what the losses ask for.
+    """Replace the lists that were typed in `args` by dicts by task, {task: spec}, and add what the losses ask for.
 
-    Nothing happens to arguments that are resolved already. Raises UserError for specs that are wrong, or that
-    contradict each other.
+    Raises UserError for specs that are wrong, or that contradict what a loss needs.
     """
-    if isinstance(args.loss, dict):
-        return
+    args.tasks = in_order(args.tasks)
+    names = in_order({*COURSE_TASKS, *args.tasks})  # the tasks of which the model has heads
     args.dropout = dict(args.dropout or [])
-    args.loss = losses_by_task(args.loss)
-    args.pooling = specs_by_task("pooling", args.pooling, POOLING, "cls")
-    args.heads = specs_by_task("heads", args.heads, HEADS, "mlp")
+    args.loss = losses_by_task(args.loss, names)
+    args.pooling = specs_by_task("pooling", args.pooling, POOLING, "cls", names)
+    args.heads = specs_by_task("heads", args.heads, HEADS, "mlp", names)
     args.pair_encoding = pair_choices("pair_encoding", args.pair_encoding, PAIR_ENCODINGS, args.loss, "cross")
     args.pair_score = pair_choices("pair_score", args.pair_score, PAIR_SCORES, args.loss, "concat", "cosine")
-    if args.option == "pretrain" and not args.adapt:
-        require_heads(args)
-    check_clashing_losses(args)
-    check_shared_head(args)
-    args.outputs = {task: output for task in COURSE_TASKS if (output := needed(args.loss, "output", task)[0])}
-    args.task_batch_size = parse_batch_sizes(args.task_batch_size)
+    args.outputs = {task: output for task in names if (output := needed(args.loss, "output", task)[0])}
+    args.task_batch_size = batch_sizes(args.task_batch_size)
+    if args.schedule is None:
+        args.schedule = JOINT_SCHEDULE if len(args.tasks) > 1 and needs_joint_steps(args) else "proportional"
 
 
-def parse_batch_sizes(specs):
+def needs_joint_steps(args):
+    """Tell whether --gradient or --task_weights do something only where a step has batches of several tasks."""
+    weights = from_spec(args.task_weights, TASK_WEIGHTS)
+    alike = weights.func is TASK_WEIGHTS["fixed"].make and len(set(weights.keywords.values()) | {1.0}) == 1
+    return technique_of(args.gradient, GRADIENTS).per_task or not alike
+
+
+def batch_sizes(specs):
     """Return {task: rows} from specs such as ["para=64"]."""
     sizes = {}
     for spec in specs or []:
         task, _, rows = spec.partition("=")
-        if task not in COURSE_TASKS or not re.fullmatch("[0-9]{1,6}", rows) or int(rows) < 1:
-            raise UserError(f"--task_batch_size {spec}: give TASK=N with TASK one of {', '.join(COURSE_TASKS)} and N "
-                            "from 1 to 999999")
+        if task not in TASKS or not re.fullmatch("[0-9]{1,6}", rows) or int(rows) < 1:
+            raise UserError(f"--task_batch_size {spec}: give TASK=N with TASK one of {', '.join(TASKS)} and N from 1 "
+                            "to 999999")
         sizes[task] = int(rows)
     return sizes
 
 
-def split_task(flag, spec, required=False, tasks=COURSE_TASKS):
+def split_task(flag, spec, required=False, tasks=TASKS):
     """Return (task, rest) of `TASK=SPEC`, or ("", spec) of a SPEC for all tasks."""
     task, equals, rest = spec.partition("=")
-    named = equals and ":" not in task  # an equals sign within the options is none of ours
-    if task not in tasks if named else required:
+    named = equals and ":" not in task  # an equals sign within the options belongs to them
+    if (named and task not in tasks) or (required and not named):
         form = "TASK=SPEC" if required else "[TASK=]SPEC"
         raise UserError(f"--{flag} {spec}: give {form} with TASK one of {', '.join(tasks)}")
     return (task, rest) if named else ("", spec)
@@ -123,31 +153,34 @@ def checked(flag, spec, table):
     return spec
 
 
-def specs_by_task(flag, specs, table, default):
-    """Return {task: spec} from specs such as ["mean", "sst=pooler"]; later ones win."""
-    chosen = dict.fromkeys(COURSE_TASKS, default)
+def specs_by_task(flag, specs, table, default, names):
+    """Return {task: spec} over `names` from specs such as ["mean", "sst=pooler"]; later ones win."""
+    chosen = dict.fromkeys(names, default)
     for spec in specs or []:
-        task, name = split_task(flag, spec)
-        chosen.update(dict.fromkeys([task] if task else COURSE_TASKS, checked(flag, name, table)))
-    return chosen
+        task, choice = split_task(flag, spec)
+        chosen.update(dict.fromkeys([task] if task else names, checked(flag, choice, table)))
+    return {task: chosen[task] for task in names}
 
 
-def losses_by_task(specs):
-    """Return {task: [specs of its losses]} from specs such as ["para=bce", "para=mnrl:weight=0.1"].
+def losses_by_task(specs, names):
+    """Return {task: [specs of its losses]} over `names`, from specs such as ["para=bce", "para=mnrl:weight=0.1"].
 
-    The losses named for a task take the place of its own and are added up. Raises UserError for a loss that is not
+    The losses named for a task take the place of its default and are added up. Raises UserError for a loss that is not
     for the task.
     """
     named = {}
     for spec in specs or []:
-        task, name = split_task("loss", spec, required=True)
-        named.setdefault(task, []).append(checked("loss", name, TASK_LOSSES))
-        fitting = traits(name, "tasks", COURSE_TASKS)
-        if task not in fitting:
-            raise UserError(f"--loss {spec}: {name.partition(':')[0]} is a loss for {' and '.join(fitting)}")
-    if "sst" in named and headless(named["sst"]):
-        raise UserError(f"--loss sst={named['sst'][0]} trains no classifier: add one that does, such as sst=ce")
-    return {task: named.get(task, [default]) for task, default in LOSSES.items()}
+        task, loss = split_task("loss", spec, required=True)
+        named.setdefault(task, []).append(checked("loss", loss, TASK_LOSSES))
+        technique = technique_of(loss, TASK_LOSSES)
+        if not technique.fits(TASKS[task]):
+            fitting = [name for name in TASKS if technique.fits(TASKS[name])]
+            raise UserError(f"--loss {spec}: {technique.name} is a loss for {' and '.join(fitting)}")
+    for task, losses in named.items():
+        if not TASKS[task].is_pair and headless(losses):
+            raise UserError(f"--loss {task}={losses[0]} trains no classifier: add one that does, such as "
+                            f"{task}={TASKS[task].loss}")
+    return {task: named.get(task, [TASKS[task].loss]) for task in names}
 
 
 def pair_choices(flag, specs, choices, losses, default, of_headless=None):
@@ -155,21 +188,22 @@ def pair_choices(flag, specs, choices, losses, default, of_headless=None):
 
     A task of which they say nothing has what its losses need, else the default; where its losses train no head,
     `of_headless` is the default: the cosine needs none. Raises UserError for what is none of `choices`, and where what
-    is said and what a loss needs contradict each other.
+    was typed and what a loss needs contradict each other.
     """
-    said, chosen = {}, {}
+    pairs = [task for task in TASKS if TASKS[task].is_pair]
+    typed, chosen = {}, {}
     for spec in listed(specs):
-        task, name = split_task(flag, spec, tasks=PAIR_TASKS)
-        if name not in choices:
+        task, choice = split_task(flag, spec, tasks=pairs)
+        if choice not in choices:
             raise UserError(f"--{flag} {spec}: give {' or '.join(choices)}")
-        said.update(dict.fromkeys([task] if task else PAIR_TASKS, (name, spec)))
-    for task in PAIR_TASKS:
+        typed.update(dict.fromkeys([task] if task else pairs, (choice, spec)))
+    for task in (task for task in losses if TASKS[task].is_pair):
         need, loss = needed(losses, flag, task)
-        name, spec = said.get(task, (None, None))
-        if name and need and name != need:
+        choice, spec = typed.get(task, (None, None))
+        if choice and need and choice != need:
             raise UserError(f"--{flag} {spec}: --loss {task}={loss} needs {need}; leave one of the two out")
-        if name and of_headless and name != of_headless and headless(losses[task]):
+        if choice and of_headless and choice != of_headless and headless(losses[task]):
             raise UserError(f"--{flag} {spec}: --loss {task}={losses[task][0]} trains no head, which that would need; "
-                            f"leave it out, or add a loss that trains one, such as {task}={LOSSES[task]}")
-        chosen[task] = name or need or (headless(losses[task]) and of_headless) or default
+                            f"leave it out, or add a loss that trains one, such as {task}={TASKS[task].loss}")
+        chosen[task] = choice or need or (headless(losses[task]) and of_headless) or default
     return chosen

@@ -22,6 +22,10 @@ from files.errors import UserError, remedy
 from files.writing import atomic_write
 
 
+# Of args.json. Format 1, until December 2026, had other defaults: see `upgraded`.
+FORMAT = 2
+
+
 def plain(value):
     """Return a configuration as plain dicts, lists and scalars, which `weights_only=True` reads."""
     if isinstance(value, (argparse.Namespace, SimpleNamespace)):
@@ -51,6 +55,14 @@ def environment():
     return {"commit": commit or None, "torch": torch.__version__, "python": platform.python_version()}
 
 
+def upgraded(args):
+    """Return the arguments of a run of format 1 as they are written now, with the meaning that they had."""
+    name, _, options = str(args.get("schedule")).partition(":")
+    if name != "round-robin" or "end=" in options:
+        return args
+    return {**args, "schedule": ",".join(filter(None, ("round-robin:end=shortest", options)))}
+
+
 class Run:
     """The folder of one run: args.json, metrics.jsonl and last.pt, beside best.pt; without a folder, nothing is kept.
 
@@ -74,8 +86,10 @@ class Run:
         advice = "name the flags of the run again without --resume, in another --run_dir"
         stored = read_json(self.arguments, advice)
         try:
-            return {"args": dict(stored["args"]), "given": dict(stored["args"].get("given") or {}),
-                    "launch": stored.get("launch")}
+            args, given = dict(stored["args"]), dict(stored["args"].get("given") or {})
+            if stored.get("format", 1) < FORMAT:
+                args, given = upgraded({"max_tokens": 8192, **args}), upgraded(given)
+            return {"args": args, "given": given, "launch": stored.get("launch")}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{self.arguments} is damaged ({error}); {advice}") from error
 
@@ -159,7 +173,7 @@ class Run:
         """Write args.json: the resolved arguments, commit, versions, device and number of processes."""
         if self.folder and is_main():
             with self.writing(self.arguments), atomic_write(self.arguments) as file:
-                json.dump({"args": plain(args), "device": device_name(device), "processes": world_size(),
+                json.dump({"format": FORMAT, "args": plain(args), "device": device_name(device), "processes": world_size(),
                            "launch": launch(), **environment()}, file, indent=2, sort_keys=True)
                 file.write("\n")
 
