@@ -17,12 +17,12 @@ from engine.attention_backends import BACKENDS
 from engine.batching import MAX_TOKENS_TRAIN
 from engine.model_config import FINE_TUNE_MODES
 from engine.run_folder import Run, beside_checkpoint, plain
-from evaluation import records
 from extensions import ADAPT, ENCODER_FLAGS, PARAMETER_GROUPS, PENALTIES
 from extensions.encoder import is_frozen
 from extensions.specs import require_effect
 from files.downloads import default_cache_dir
 from files.errors import Parser, UserError, speaks
+from files.predictions import records
 from files.writing import is_device, unwritable
 
 PRECISIONS = ("auto", "fp32", "bf16")
