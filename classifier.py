@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import torch
 import torch.nn as nn
 
-from datasets import SentenceClassificationDataset, SentenceClassificationTestDataset
+from datasets import SentenceClassificationDataset, SentenceClassificationTestDataset, warn_of_fewer_classes
 from engine import distributed
 from engine.arguments import (
     ArgumentParser,
@@ -30,18 +30,13 @@ from engine.loop import SEEN_ROWS, fit
 from engine.model_config import load_encoder, read_config
 from engine.run_folder import Run
 from engine.step import autocast, make_optimizer, to_device, use_faster_modules
-from evaluation import (
-    HEADERS,
-    collect,
-    record_weights,
-    sentiment_scores,
-    to_classes,
-    write_predictions,
-)
+from evaluation import collect, sentiment_scores
 from extensions import ENCODER_FLAGS, SCHEDULES, TASK_LOSSES
 from extensions.encoder import is_frozen
 from files.errors import UserError, run_script
-from files.tables import SENTIMENT, read_rows, read_sound, require_files, warn_of_cfimdb
+from files.predictions import record_weights, write_predictions
+from files.tables import require_files
+from tasks import CLASSIFIER_TASKS, SENTIMENT, SPLITS, TASKS, read_rows, read_sound
 from utils import get_device, seed_everything
 
 SentimentDataset = SentenceClassificationDataset
@@ -120,7 +115,7 @@ def model_eval(dataloader, model, device):
 def model_test_eval(dataloader, model, device):
     """Return (y_pred, sents, sent_ids) on sentences without labels."""
     logits, _, sents, sent_ids = predictions(dataloader, model, device)
-    return to_classes(logits), sents, sent_ids
+    return TASKS["sst"].decide(logits), sents, sent_ids
 
 
 def require_labels(args, train_rows, dev_rows):
@@ -144,9 +139,8 @@ def require_data(args):
     train_rows, dev_rows, *_ = (read_sound(path, SENTIMENT, path != args.test, args.skip_bad_rows)[0]
                                 for path in files_of(args))
     require_labels(args, train_rows, dev_rows)
-    if args.data_set == "sst":
-        warn_of_cfimdb(args.train, train_rows)
-        warn_of_cfimdb(args.dev, dev_rows)
+    warn_of_fewer_classes(args.data_set, args.train, train_rows)
+    warn_of_fewer_classes(args.data_set, args.dev, dev_rows)
 
 
 def train(args):
@@ -170,7 +164,7 @@ def train(args):
     max_tokens = args.max_tokens
     if are_fixed(model, args):
         with autocast(device, args.precision):
-            train_data, dev_data = (FrozenFeatures(data, model, device) for data in (train_data, dev_data))
+            train_data, dev_data = (FrozenFeatures(data, model, device, collect) for data in (train_data, dev_data))
         max_tokens = max(max_tokens, args.batch_size)  # features are no tokens
 
     train_loader = bucket_loader(train_data, args.batch_size, max_tokens, shuffle=True, seed=args.seed)
@@ -210,7 +204,7 @@ def test(args):
     test_data = SentimentTestDataset(load_data(args.test, "test", args.skip_bad_rows), args)
     with autocast(device, args.precision):
         if are_fixed(model):
-            dev_data, test_data = (FrozenFeatures(data, model, device) for data in (dev_data, test_data))
+            dev_data, test_data = (FrozenFeatures(data, model, device, collect) for data in (dev_data, test_data))
         else:
             use_faster_modules(model, device, args)
         size = scoring_size(args.use_gpu)
@@ -218,7 +212,8 @@ def test(args):
         test_pred, _, test_ids = model_test_eval(bucket_loader(test_data, *size), model, device)
     files = ((args.dev_out, dev_data, dev_pred, dev_ids), (args.test_out, test_data, test_pred, test_ids))
     for path, data, y_pred, ids in files if distributed.is_main() else ():
-        write_predictions(path, HEADERS["sst"], [row[-1] for row in data.dataset], dict(zip(ids, y_pred, strict=True)))
+        by_id = dict(zip(ids, y_pred, strict=True))
+        write_predictions(path, TASKS["sst"].header, [row[-1] for row in data.dataset], by_id)
         record_weights(path, args.pretrained)
         print(f"wrote {len(ids)} predictions to {path}")
     print(f"dev accuracy {acc:.3f}")
@@ -229,7 +224,8 @@ def get_parser():
     """Return the script's argument parser."""
     parser = ArgumentParser(description=__doc__)
     add_arguments(parser, LEARNING_RATES)
-    parser.add_argument("--dataset", choices=("sst", "cfimdb", "all"), default="all", help="what to train on, in turn")
+    parser.add_argument("--dataset", choices=(*CLASSIFIER_TASKS, "all"), default="all",
+                        help="what to train on, in turn")
     parser.add_argument("--data_dir", type=path_name, default="data", help="folder of the course's files")
     parser.add_argument("--predictions_dir", type=path_name, default="predictions",
                         help="folder for the prediction files")
@@ -244,8 +240,7 @@ def complete(args, name="sst", apart=False):
     args = with_defaults(args, get_parser())
     args.data_set = name
     prefix = args.fine_tune_mode or args.option
-    args.train, args.dev, args.test = (
-        os.path.join(args.data_dir, f"ids-{name}-{split}.csv") for split in ("train", "dev", "test-student"))
+    args.train, args.dev, args.test = (TASKS[name].data_file(args.data_dir, split) for split in SPLITS)
     args.dev_out, args.test_out = (
         os.path.join(args.predictions_dir, f"{prefix}-{name}-{split}-out.csv") for split in ("dev", "test"))
     if args.run_dir and apart:
@@ -269,7 +264,7 @@ def data_sets(args):
             raise UserError(f"--dataset {args.dataset}: the run in {args.run_dir} is that of {stored['data_set']}; "
                             "leave the flag out, or name another --run_dir")
         return (stored["data_set"],), False
-    return (("sst", "cfimdb"), True) if args.dataset == "all" else ((args.dataset,), False)
+    return (CLASSIFIER_TASKS, True) if args.dataset == "all" else ((args.dataset,), False)
 
 
 def main():

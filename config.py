@@ -8,44 +8,17 @@ from urllib.parse import urljoin
 
 from files.errors import UserError
 from files.http import is_remote_url
+from files.json_object import read_json
 from files.pretrained import CONFIG_NAME, pretrained_file
-from files.writing import atomic_write, named
+from files.writing import atomic_write
 
 # What from_pretrained hands to the download and not to the model.
 DOWNLOAD_ARGUMENTS = ("cache_dir", "force_download", "resume_download", "proxies", "local_files_only",
                       "use_auth_token", "revision", "mirror")
-MAX_JSON_BYTES = 2**22  # of a config.json and its like, which have some hundred
 
 # The largest architecture that is taken for one: the names of sizes and what they may be at most.
 MAX_SIZES = {"vocab_size": 10**7, "hidden_size": 10**5, "num_hidden_layers": 200, "num_attention_heads": 10**5,
              "intermediate_size": 10**6, "max_position_embeddings": 10**6, "type_vocab_size": 10**4}
-
-
-def read_json(path, advice="fetch it again"):
-    """Return the JSON object in a file; raise UserError when there is something else or more than MAX_JSON_BYTES."""
-    with named(path), open(path, "rb") as file:
-        content = file.read(MAX_JSON_BYTES + 1)
-    if len(content) > MAX_JSON_BYTES:
-        raise UserError(f"{path} has more than {MAX_JSON_BYTES:,} bytes, which no such file needs; {advice}")
-    try:
-        found = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_unique)
-    except RecursionError as error:
-        raise UserError(f"{path} is nested too deeply to be read; {advice}") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); {advice}") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path} must hold one JSON object, not {type(found).__name__}; {advice}")
-    return found
-
-
-def _unique(pairs):
-    """Return a JSON object as a dict; raise ValueError when a key stands there twice: which one would count?"""
-    found = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"the key {shortened(key)} stands there twice")
-        found[key] = value
-    return found
 
 
 def check_number(source, name, value, least, most, kind=Integral):

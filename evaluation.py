@@ -1,56 +1,36 @@
 """Logits to scores and prediction files.
 
-The functions named `model_*` are the course's: they take its loaders and any model with the three
-`predict_*` methods, and return Python floats and lists.
+Results go by task, {task: Result}. The functions named `model_*` and `test_model_*` are the course's: they take its
+loaders and any model with the three `predict_*` methods, and those that return results return tuples.
 """
 
 import itertools
-import json
-import os
-import warnings
+from typing import NamedTuple
 
-import numpy as np
 import torch
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import f1_score
 from tqdm import tqdm
 
-from config import read_json
-from datasets import (
-    SentenceClassificationDataset,
-    SentenceClassificationTestDataset,
-    SentencePairDataset,
-    SentencePairTestDataset,
-    load_multitask_data,
-)
+from datasets import dataset_of, read_tasks
 from engine import distributed
 from engine.batching import bucket_loader, scoring_size
-from files.errors import UserError
-from files.writing import alone_in, atomic_write, is_device
-from tasks import COURSE_TASKS
+from files.predictions import record_weights, write_predictions
+from tasks import COURSE_TASKS, TASKS, accuracy, in_order
 
-HEADERS = {
-    "sst": "id \t Predicted_Sentiment \n",
-    "para": "id \t Predicted_Is_Paraphrase \n",
-    "sts": "id \t Predicted_Similiary \n",  # sic: the leaderboard has accepted exactly these bytes
-}
-WEIGHTS_RECORD = "weights.json"
-# What a model is given of a batch of pairs.
-PACKED = ("token_ids", "attention_mask", "token_type_ids")
+# What a model reads of a batch: texts or packed pairs; pairs apart, as the contract has them; features.
+SEQUENCE = ("token_ids", "attention_mask")
 APART = ("token_ids_1", "attention_mask_1", "token_ids_2", "attention_mask_2")
+INPUTS = (*SEQUENCE, "token_type_ids", *APART, "features")
 
 
-def pearson(predictions, labels):
-    """Return the Pearson correlation of two lists; 0.0 with a warning where it is undefined."""
-    if len(labels) < 2 or np.ptp(predictions) == 0 or np.ptp(labels) == 0:
-        warnings.warn("similarity: one row, or constant predictions or labels, have no correlation: scored 0.0",
-                      stacklevel=2)
-        return 0.0
-    return float(np.corrcoef(predictions, labels)[0, 1])
+class Result(NamedTuple):
+    """What a model makes of a task's rows, in the order of their loader."""
 
-
-def overall_score(scores):
-    """Return the leaderboard's mean of {task: metric}, in which a correlation counts as (r + 1) / 2."""
-    return sum((score + 1) / 2 if task == "sts" else score for task, score in scores.items()) / len(scores)
+    score: float | None  # the task's metric; None of rows without labels
+    predictions: list
+    labels: list  # empty of rows without labels, as `sents` of pairs
+    sents: list
+    sent_ids: list
 
 
 @torch.no_grad()
@@ -78,71 +58,58 @@ def collect(loader, model, logits_of):
     return torch.cat([logits for logits, _ in batches]) if batches else torch.empty(0), labels, sents, sent_ids
 
 
-def predict_sentiment(loader, model, device):
-    """As `collect`, with the model's sentiment logits (N, 5), of texts or of their features."""
+def takes_tasks(model):
+    """Tell whether a model has `predict(task, batch)`, as ours; a student's has a `predict_*` method a task."""
+    return hasattr(model, "score") and hasattr(model, "predict")
+
+
+def predict(task, loader, model, device):
+    """As `collect`, with the task's logits, (N, K) of classes or (N,), of texts or of their features."""
+    names = APART if TASKS[task].is_pair else SEQUENCE
+
     def logits_of(batch):
-        if "features" in batch:
-            return model.predict({"features": batch["features"].to(device), "task": "sst"})
-        return model.predict_sentiment(*(batch[name].to(device, non_blocking=True)
-                                         for name in ("token_ids", "attention_mask")))
+        inputs = {name: batch[name].to(device, non_blocking=True) for name in INPUTS if name in batch}
+        if takes_tasks(model):
+            return model.predict(task, inputs)
+        logits = getattr(model, TASKS[task].method)(*(inputs[name] for name in names))
+        return logits.flatten() if TASKS[task].outputs == 1 else logits
 
     return collect(loader, model, logits_of)
 
 
-def predict_pairs(loader, model, task, device):
-    """As `collect`, with the logits (N,) of pairs for "para" or "sts": packed, the contract's, or features."""
-    predict = {"para": model.predict_paraphrase, "sts": model.predict_similarity}[task]
-
-    def logits_of(batch):
-        names = next((names for names in (("features",), PACKED) if names[0] in batch), APART)
-        inputs = {name: batch[name].to(device, non_blocking=True) for name in names}
-        return (predict(*inputs.values()) if names is APART else model.predict({**inputs, "task": task})).flatten()
-
-    return collect(loader, model, logits_of)
-
-
-def to_classes(logits):
-    """Return the most likely class of each row of logits (N, K), a list of ints."""
-    return logits.argmax(dim=-1).tolist()
+def evaluate_tasks(loaders, model, device):
+    """Return {task: Result} of {task: loader}."""
+    results = {}
+    for task, loader in loaders.items():
+        logits, labels, sents, sent_ids = predict(task, loader, model, device)
+        predictions = TASKS[task].decide(logits)
+        score = TASKS[task].metric(predictions, labels) if labels else None
+        results[task] = Result(score, predictions, labels, sents, sent_ids)
+    return results
 
 
-def to_paraphrase(logits):
-    """Return 1.0 where the probability of a paraphrase is above a half, else 0.0."""
-    return (logits > 0).float().tolist()
+def scores_of(results):
+    """Return {task: metric} of {task: Result}."""
+    return {task: result.score for task, result in results.items()}
 
 
 def sentiment_scores(logits, labels, sents, sent_ids):
-    """Return (acc, f1, y_pred, y_true, sents, sent_ids); f1 is the macro average."""
-    y_pred = to_classes(logits)
+    """Return (acc, f1, y_pred, y_true, sents, sent_ids) of logits (N, K); f1 is the macro average."""
+    y_pred = TASKS["sst"].decide(logits)
     f1 = float(f1_score(labels, y_pred, average="macro"))
     return accuracy(y_pred, labels), f1, y_pred, labels, sents, sent_ids
 
 
 def model_eval_sst(dataloader, model, device):
-    """Return (acc, f1, y_pred, y_true, sents, sent_ids) of `predict_sentiment` on labelled sentences."""
-    return sentiment_scores(*predict_sentiment(dataloader, model, device))
+    """Return (acc, f1, y_pred, y_true, sents, sent_ids) on labelled sentences; f1 is the macro average."""
+    return sentiment_scores(*predict("sst", dataloader, model, device))
 
 
-def accuracy(predictions, labels):
-    """Return the share of predictions that equal their labels."""
-    return float(accuracy_score(labels, predictions))
-
-
-def predict_tasks(sentiment_dataloader, paraphrase_dataloader, sts_dataloader, model, device):
-    """Return (predictions, labels, ids) for sst, para and sts; three empty lists where a loader is None."""
-    results = []
-    for task, loader, decide in (
-        ("sst", sentiment_dataloader, to_classes),
-        ("para", paraphrase_dataloader, to_paraphrase),
-        ("sts", sts_dataloader, torch.Tensor.tolist),
-    ):
-        if loader is None:
-            results.append(([], [], []))
-            continue
-        logits, labels, _, sent_ids = (predict_sentiment(loader, model, device) if task == "sst"
-                                       else predict_pairs(loader, model, task, device))
-        results.append((decide(logits), labels, sent_ids))
-    return results
+def course_results(dataloaders, model, device):
+    """Return the Results of sst, para and sts, a list; empty ones where a loader is None."""
+    loaders = dict(zip(COURSE_TASKS, dataloaders, strict=True))
+    results = evaluate_tasks({task: loader for task, loader in loaders.items() if loader is not None}, model, device)
+    return [results.get(task, Result(None, [], [], [], [])) for task in COURSE_TASKS]
 
 
 def model_eval_multitask(sentiment_dataloader, paraphrase_dataloader, sts_dataloader, model, device):
@@ -150,97 +117,48 @@ def model_eval_multitask(sentiment_dataloader, paraphrase_dataloader, sts_datalo
 
     The metrics are accuracy, accuracy and Pearson correlation; a loader of None gives (None, [], []).
     """
-    loaders = (sentiment_dataloader, paraphrase_dataloader, sts_dataloader)
-    results = []
-    for loader, metric, (predictions, labels, sent_ids) in zip(
-            loaders, (accuracy, accuracy, pearson), predict_tasks(*loaders, model, device), strict=True):
-        results += [None if loader is None else metric(predictions, labels), predictions, sent_ids]
-    return tuple(results)
+    results = course_results((sentiment_dataloader, paraphrase_dataloader, sts_dataloader), model, device)
+    return tuple(part for result in results for part in (result.score, result.predictions, result.sent_ids))
 
 
 def model_eval_test_multitask(sentiment_dataloader, paraphrase_dataloader, sts_dataloader, model, device):
     """Return sst, para, sts × (predictions, ids) on unlabelled data; a loader of None gives ([], [])."""
-    tasks = predict_tasks(sentiment_dataloader, paraphrase_dataloader, sts_dataloader, model, device)
-    return tuple(part for predictions, _, sent_ids in tasks for part in (predictions, sent_ids))
+    results = course_results((sentiment_dataloader, paraphrase_dataloader, sts_dataloader), model, device)
+    return tuple(part for result in results for part in (result.predictions, result.sent_ids))
 
 
-def write_predictions(path, header, ids, predictions_by_id):
-    """Write `{id} , {prediction} \\n` for every id, in the order of `ids`; the file is whole or not there."""
-    with atomic_write(path) as file:
-        file.write(header)
-        file.writelines(f"{sent_id} , {predictions_by_id[sent_id]} \n" for sent_id in ids)
+def multitask_loaders(files, split, args, *, skip_bad_rows=False, on_gpu=False, pair_encoding="bi"):
+    """Return {task: loader} of one split from {task: path}, longest batch first, in the order of the table.
 
-
-def records(paths):
-    """Return where `record_weights` notes what it is told of prediction files, a list."""
-    return list(dict.fromkeys(os.path.join(os.path.dirname(path), WEIGHTS_RECORD) for path in paths
-                              if not is_device(path)))
-
-
-def record_weights(path, pretrained):
-    """Note in weights.json, beside a prediction file, which pretrained weights it came from.
-
-    A damaged record is begun anew. Of two scripts that write there at once none loses what the other noted.
+    `args` may have what the data sets read: `pretrained`, `max_length` and `truncation`. Batches of pairs are as
+    `batching.Batches` has them for `pair_encoding`, one for all tasks or {task: one}; "bi" is the contract's.
     """
-    for record_path in records([path]):
-        with alone_in(os.path.dirname(record_path) or "."):
-            record = {}
-            if os.path.exists(record_path):
-                try:
-                    record = read_json(record_path, "it is begun anew, and no longer tells what older files came from")
-                except UserError as damage:
-                    print(f"note: {damage}")
-            record[os.path.basename(path)] = pretrained
-            with atomic_write(record_path) as file:
-                json.dump(record, file, indent=2, sort_keys=True)
-                file.write("\n")
+    encodings = pair_encoding if isinstance(pair_encoding, dict) else dict.fromkeys(files, pair_encoding)
+    return {task: bucket_loader(dataset_of(task, rows, args, labelled=split != "test"), *scoring_size(on_gpu),
+                                pair_encoding=encodings.get(task), pin_memory=on_gpu)
+            for task, rows in read_tasks(files, split, skip_bad_rows).items()}
 
 
-def multitask_loaders(args, split, pair_encoding=None):
-    """Return ({task: loader}, {task: rows}) of one split over the tasks in `args.tasks`, longest batch first.
+def test_model_multitask(args, model, device, features_of=None):
+    """Score the dev sets and write the prediction files that `args` names; return {task: dev metric}.
 
-    Batches of pairs are as `batching.Batches` has them for `pair_encoding`, one for all tasks or {task: one}: by
-    default as `args` says, else the contract's.
+    `features_of`, where an encoder is frozen, turns {task: loader} into the loaders of its features.
     """
-    pair_encoding = pair_encoding or getattr(args, "pair_encoding", None) or "bi"
-    encodings = pair_encoding if isinstance(pair_encoding, dict) else dict.fromkeys(COURSE_TASKS, pair_encoding)
-    tasks = getattr(args, "tasks", COURSE_TASKS)
-    files = [getattr(args, f"{task}_{split}") if task in tasks else None for task in COURSE_TASKS]
-    sst, _, para, sts = load_multitask_data(*files, split=split, skip_bad_rows=getattr(args, "skip_bad_rows", False))
-    if split == "test":
-        datasets = {"sst": SentenceClassificationTestDataset(sst, args), "para": SentencePairTestDataset(para, args),
-                    "sts": SentencePairTestDataset(sts, args)}
-    else:
-        datasets = {"sst": SentenceClassificationDataset(sst, args), "para": SentencePairDataset(para, args),
-                    "sts": SentencePairDataset(sts, args, isRegression=True)}
-    on_gpu = getattr(args, "use_gpu", False)
-    loaders = {task: bucket_loader(datasets[task], *scoring_size(on_gpu), pair_encoding=encodings.get(task),
-                                   pin_memory=on_gpu) for task in COURSE_TASKS if task in tasks}
-    return loaders, {task: datasets[task].dataset for task in loaders}
+    # A model of the course's takes the contract's batches.
+    pair_encoding = model.config.pair_encoding if takes_tasks(model) else "bi"
+    files, tasks = [], in_order(getattr(args, "tasks", COURSE_TASKS))
+    for split in ("dev", "test"):
+        loaders = multitask_loaders({task: getattr(args, f"{task}_{split}") for task in tasks}, split, args,
+                                    skip_bad_rows=getattr(args, "skip_bad_rows", False),
+                                    on_gpu=getattr(args, "use_gpu", False), pair_encoding=pair_encoding)
+        loaders = features_of(loaders) if features_of else loaders
+        for task, result in evaluate_tasks(loaders, model, device).items():
+            ids = [row[-1] for row in loaders[task].dataset.dataset]  # in the order of the file
+            files.append((task, split, getattr(args, f"{task}_{split}_out"), ids, result))
 
-
-def test_model_multitask(args, model, device, loaders_of=multitask_loaders):
-    """Score the dev sets and write the six prediction files that `args` names; return {task: dev metric}.
-
-    `loaders_of(args, split, pair_encoding)` is `multitask_loaders`, or returns as much of features.
-    """
-    # A model of the course's has its three methods alone, and they take the contract's batches.
-    pair_encoding = model.config.pair_encoding if hasattr(model, "logits") else "bi"
-    loaders, rows = loaders_of(args, "dev", pair_encoding)
-    results = model_eval_multitask(*(loaders.get(task) for task in COURSE_TASKS), model, device)
-    scores = {task: results[3 * i] for i, task in enumerate(COURSE_TASKS) if task in loaders}
-    predictions = {task: dict(zip(results[3 * i + 2], results[3 * i + 1], strict=True))
-                   for i, task in enumerate(COURSE_TASKS)}
-    files = [(task, getattr(args, f"{task}_dev_out"), rows[task], predictions[task]) for task in loaders]
-
-    loaders, rows = loaders_of(args, "test", pair_encoding)
-    results = model_eval_test_multitask(*(loaders.get(task) for task in COURSE_TASKS), model, device)
-    predictions = {task: dict(zip(results[2 * i + 1], results[2 * i], strict=True))
-                   for i, task in enumerate(COURSE_TASKS)}
-    files += [(task, getattr(args, f"{task}_test_out"), rows[task], predictions[task]) for task in loaders]
-
-    for task, path, task_rows, predictions_by_id in files if distributed.is_main() else ():
-        write_predictions(path, HEADERS[task], [row[-1] for row in task_rows], predictions_by_id)
+    for task, _, path, ids, result in files if distributed.is_main() else ():
+        by_id = dict(zip(result.sent_ids, result.predictions, strict=True))
+        write_predictions(path, TASKS[task].header, ids, by_id)
         record_weights(path, getattr(args, "pretrained", "bert-base-uncased"))
-        print(f"wrote {len(task_rows)} predictions to {path}")
-    return scores
+        print(f"wrote {len(ids)} predictions to {path}")
+    return {task: result.score for task, split, *_, result in files if split == "dev"}

@@ -14,7 +14,7 @@ import torch
 import torch.nn as nn
 
 import evaluation
-from datasets import SentenceClassificationDataset, SentencePairDataset, load_multitask_data
+from datasets import dataset_of, low_shot, read_tasks
 from engine import distributed
 from engine.arguments import (
     ArgumentParser,
@@ -41,7 +41,7 @@ from engine.losses import needed, total_loss
 from engine.model_config import load_encoder, read_config
 from engine.run_folder import Run
 from engine.step import autocast, make_optimizer, use_faster_modules
-from evaluation import model_eval_multitask, multitask_loaders, overall_score
+from evaluation import collect, evaluate_tasks, multitask_loaders, scores_of
 from extensions import ENCODER_FLAGS, HEADS, OUTPUTS, PAIR_FEATURES, POOLING, SCHEDULES
 from extensions.architecture.dropout_sites import set_dropout
 from extensions.encoder import is_frozen
@@ -50,8 +50,8 @@ from extensions.heads.pairs import encode_apart, pack_pairs, swapped
 from extensions.heads.pooling import hidden_states_of
 from extensions.specs import from_spec, made
 from files.errors import UserError, run_script
-from files.tables import FORMATS, read_sound, require_files
-from tasks import COURSE_TASKS, PAIR_TASKS
+from files.tables import require_files
+from tasks import COURSE_TASKS, PAIR_TASKS, TASKS, in_order, overall_score, read_sound
 from utils import get_device, seed_everything
 
 BERT_HIDDEN_SIZE = 768  # a name of the course; the encoder's own config tells its size
@@ -62,7 +62,6 @@ LEARNING_RATES = {"pretrain": 1e-3, "finetune": 7e-6}
 # The arguments that decide which parameters the model has, and what they compute.
 ARCHITECTURE = ("hidden_dropout_prob", "encoder_dropout_prob", "option", "pretrained", "pooling", "heads", "outputs",
                 "pair_encoding", "pair_score", "pair_order", *ENCODER_FLAGS, "max_length")
-FILES = {"sst": "ids-sst-{}.csv", "para": "quora-{}.csv", "sts": "sts-{}.csv"}
 
 
 def for_each_task(value):
@@ -154,17 +153,17 @@ class MultitaskBERT(nn.Module):
 
     def predict_sentiment(self, input_ids, attention_mask):
         """Return the logits (B, 5) of the sentiment classes of input_ids (B, T)."""
-        return self.predict({"task": "sst", "token_ids": input_ids, "attention_mask": attention_mask})
+        return self.predict("sst", {"token_ids": input_ids, "attention_mask": attention_mask})
 
     def predict_paraphrase(self, input_ids_1, attention_mask_1, input_ids_2, attention_mask_2):
         """Return one logit a pair, (B,), above 0 for a paraphrase; the texts are (B, T1) and (B, T2)."""
-        return self.predict({"task": "para", "token_ids_1": input_ids_1, "attention_mask_1": attention_mask_1,
-                             "token_ids_2": input_ids_2, "attention_mask_2": attention_mask_2})
+        return self.predict("para", {"token_ids_1": input_ids_1, "attention_mask_1": attention_mask_1,
+                                     "token_ids_2": input_ids_2, "attention_mask_2": attention_mask_2})
 
     def predict_similarity(self, input_ids_1, attention_mask_1, input_ids_2, attention_mask_2):
         """Return one similarity a pair, (B,), on the labels' scale of 0 to 5 but not bound to it."""
-        return self.predict({"task": "sts", "token_ids_1": input_ids_1, "attention_mask_1": attention_mask_1,
-                             "token_ids_2": input_ids_2, "attention_mask_2": attention_mask_2})
+        return self.predict("sts", {"token_ids_1": input_ids_1, "attention_mask_1": attention_mask_1,
+                                    "token_ids_2": input_ids_2, "attention_mask_2": attention_mask_2})
 
     def encode_pair(self, task, *sides):
         """Return the encodings of pairs (ids, mask, ids, mask) that `task` uses: [(B, C)], or u and v, (B, C) each."""
@@ -195,28 +194,19 @@ class MultitaskBERT(nn.Module):
         """Return the logits (B, 5) or (B,) of a batch on the model's device, for the task batch["task"]."""
         return self.score(batch["task"], self.features(batch))
 
-    def predict(self, batch):
+    def predict(self, task, batch):
         """Return the logits of a batch from which predictions are made.
 
         Of classes the largest is predicted: an output layer may have a decision of its own. Pairs are read in one order
         or, by the settings, in both.
         """
+        batch = {**batch, "task": task}
         logits = self.logits(batch)
-        if batch["task"] == "sst":
+        if task == "sst":
             return getattr(self.sentiment_head[-1], "decision", nn.Identity())(logits)
         if self.config.pair_order == "given":
             return logits
         return (logits + self.logits(swapped({**batch, "encoded": []}))) / 2
-
-
-def low_shot(rows, count, seed):
-    """Return `count` of the rows, or that share of them ("10%"), the same for the same seed; all when it is None."""
-    if isinstance(count, str):
-        count = max(1, round(len(rows) * float(count[:-1]) / 100))
-    if count is None or count >= len(rows):
-        return rows
-    chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:count]
-    return [rows[i] for i in sorted(chosen.tolist())]
 
 
 def build_model(args):
@@ -250,28 +240,24 @@ def begin_with(model, filepath):
                         "flags of that one") from error
 
 
+def files_of(args, split):
+    """Return {task: path} of a split's files over the tasks in args.tasks."""
+    return {task: getattr(args, f"{task}_{split}") for task in args.tasks}
+
+
 def training_loaders(args):
     """Return {task: loader} of the training files over the tasks in args.tasks."""
-    files = [getattr(args, f"{task}_train") if task in args.tasks else None for task in COURSE_TASKS]
-    sst, _, para, sts = load_multitask_data(*files, split="train", skip_bad_rows=args.skip_bad_rows)
-    sst, para, sts = (low_shot(rows, args.train_rows, args.seed) for rows in (sst, para, sts))
-    data = {"sst": SentenceClassificationDataset(sst, args), "para": SentencePairDataset(para, args),
-            "sts": SentencePairDataset(sts, args, isRegression=True)}
+    data = {task: dataset_of(task, low_shot(rows, args.train_rows, args.seed), args)
+            for task, rows in read_tasks(files_of(args, "train"), "train", args.skip_bad_rows).items()}
     return {task: bucket_loader(data[task], args.task_batch_size.get(task, args.batch_size), args.max_tokens,
                                 shuffle=True, seed=args.seed + i, pair_encoding=args.pair_encoding.get(task),
                                 pin_memory=args.use_gpu)
-            for i, task in enumerate(COURSE_TASKS) if task in args.tasks}
+            for i, task in enumerate(TASKS) if task in data}
 
 
 def of_features(loaders, model, device):
     """Return {task: loader} of the features that a frozen encoder has of what these loaders read."""
-    return {task: frozen_loader(loader, model, device, task) for task, loader in loaders.items()}
-
-
-def frozen_loaders(model, device, *args):
-    """As `evaluation.multitask_loaders(*args)`, with the features of a frozen encoder."""
-    loaders, rows = multitask_loaders(*args)
-    return of_features(loaders, model, device), rows
+    return {task: frozen_loader(loader, model, device, collect, task) for task, loader in loaders.items()}
 
 
 def scores_text(scores):
@@ -295,7 +281,9 @@ def train_multitask(args):
     note_length(args, model)
     note_idle_encoder_flags(args, model)
 
-    loaders, (dev_loaders, _) = training_loaders(args), multitask_loaders(args, "dev")
+    loaders = training_loaders(args)
+    dev_loaders = multitask_loaders(files_of(args, "dev"), "dev", args, skip_bad_rows=args.skip_bad_rows,
+                                    on_gpu=args.use_gpu, pair_encoding=args.pair_encoding)
     if are_fixed(model, args):
         with autocast(device, args.precision):
             loaders, dev_loaders = (of_features(each, model, device) for each in (loaders, dev_loaders))
@@ -309,13 +297,9 @@ def train_multitask(args):
     optimizer = make_optimizer(model, args)
     losses = {task: total_loss(args.loss[task]) for task in loaders}
 
-    def scores_on(split_loaders):
-        results = model_eval_multitask(*(split_loaders.get(task) for task in COURSE_TASKS), model, device)
-        return {task: results[3 * i] for i, task in enumerate(COURSE_TASKS) if task in split_loaders}
-
     def evaluate():
-        dev = scores_on(dev_loaders)
-        return overall_score(dev), scores_text(dev), {"dev": dev, "train": scores_on(seen)}
+        dev, train = (scores_of(evaluate_tasks(each, model, device)) for each in (dev_loaders, seen))
+        return overall_score(dev), scores_text(dev), {"dev": dev, "train": train}
 
     return fit(model, schedule, losses, optimizer, evaluate,
                lambda filepath, **more: save_model(model, optimizer, args, config, filepath, **more), device, args)
@@ -376,13 +360,11 @@ def test_multitask(args):
             load_weights(model, saved)
         check_tokenizer(own, model.to(device))
         print(f"load model from {own.filepath}")
-        loaders_of = multitask_loaders
-        if are_fixed(model):
-            loaders_of = partial(frozen_loaders, model, device)
-        else:
+        features_of = partial(of_features, model=model, device=device) if are_fixed(model) else None
+        if not features_of:
             use_faster_modules(model, device, own)
         with autocast(device, own.precision):
-            scores.update(evaluation.test_model_multitask(own, model, device, loaders_of))
+            scores.update(evaluation.test_model_multitask(own, model, device, features_of))
     print("\ntask      dev score")
     for task, score in scores.items():
         print(f"{task:9s} {score:9.3f}")
@@ -431,15 +413,14 @@ def complete(args):
     """Return `args` with every argument of ours that it lacks: defaults, file names, pooling by task."""
     args = with_defaults(args, get_parser())
     resolve_techniques(args)
-    args.tasks = [task for task in COURSE_TASKS if task in args.tasks]
+    args.tasks = in_order(args.tasks)
     for task in COURSE_TASKS:
-        for split, file_split in (("train", "train"), ("dev", "dev"), ("test", "test-student")):
+        for split in ("train", "dev", "test"):
             if getattr(args, f"{task}_{split}") is None:
-                setattr(args, f"{task}_{split}", os.path.join(args.data_dir, FILES[task].format(file_split)))
+                setattr(args, f"{task}_{split}", TASKS[task].data_file(args.data_dir, split))
         for split in ("dev", "test"):
             if getattr(args, f"{task}_{split}_out") is None:
-                setattr(args, f"{task}_{split}_out",
-                        os.path.join(args.predictions_dir, f"{task}-{split}-output.csv"))
+                setattr(args, f"{task}_{split}_out", TASKS[task].prediction_file(args.predictions_dir, split))
     return with_run_dir(args, f"multitask-{args.option}")
 
 
@@ -470,9 +451,8 @@ def main():
                                    for split in ("dev", "test")])
     if args.use_gpu:
         get_device(True)  # raises without one
-    for task, form in zip(COURSE_TASKS, FORMATS, strict=True):  # training reads the other files before its first step
-        if task in predicted:
-            read_sound(getattr(args, f"{task}_test"), form, labelled=False, skip_bad_rows=args.skip_bad_rows)
+    for task, path in zip(predicted, tests, strict=True):  # training reads the other files before its first step
+        read_sound(path, TASKS[task].form, labelled=False, skip_bad_rows=args.skip_bad_rows)
     train_multitask(args)
     if args.per_task_epochs:
         fine_tune_each(args)

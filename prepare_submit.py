@@ -4,62 +4,43 @@
 for multitask_classifier.py's six. A submission with mistakes is refused with a list of them all.
 """
 
-import math
+import ast
+import importlib.util
 import re
 import sys
 import zipfile
 from collections import Counter
 from pathlib import Path
 
-from config import read_json
-from evaluation import HEADERS, WEIGHTS_RECORD
 from files.errors import Parser, UserError, described, run_script
-from files.tables import prediction_ids
+from files.json_object import read_json
+from files.predictions import WEIGHTS_RECORD
 from files.writing import atomic_write, named, unwritable
+from tasks import CLASSIFIER_TASKS, COURSE_TASKS, TASKS, is_finite, read_sound
 
-ROOT = Path(__file__).resolve().parent
+ROOT = HERE = Path(__file__).resolve().parent
 ZIP_NAME = "cs224n_default_final_project_submission.zip"
-
-# What the two scripts cannot run without. Whatever code stands beside it is packed too, but for what tests need.
-CODE = (
-    "arguments.py", "base_bert.py", "batching.py", "bert.py", "checkpoint.py", "classifier.py", "config.py",
-    "datasets.py", "distributed.py", "downloads.py", "engine.py", "evaluation.py", "extensions/__init__.py", "files.py",
-    "multitask_classifier.py", "optimizer.py", "reading.py", "run_folder.py", "tokenizer.py",
-    "training.py", "utils.py",
-)
+SCRIPTS = ("classifier.py", "multitask_classifier.py")  # what the packed code must run
 NOT_PACKED = ("conftest.py", "tests", "benchmarks")
-
 # classifier.py's --option, and the prefix that --fine-tune-mode (spring 2024) gives its files.
 OPTIONS = (("pretrain", "last-linear-layer"), ("finetune", "full-model"))
-DATA_FILES = {"sst": "ids-sst-{}.csv", "cfimdb": "ids-cfimdb-{}.csv", "para": "quora-{}.csv", "sts": "sts-{}.csv"}
-SPLITS = {"dev": "dev", "test": "test-student"}  # in the names of prediction files and of data files
 MAX_BYTES = 2**26  # of a file to pack: the largest prediction file has 2 MB
-NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 
 
-def is_finite(text):
-    """Tell whether the text is a decimal number of a sensible length; nan and inf are not."""
-    return len(text) < 100 and NUMBER.fullmatch(text) is not None and math.isfinite(float(text))
+def prediction_files(part, predictions_dir):
+    """Return (names the file may have, task, split) of every prediction file of part "1", "2" or "all".
 
-
-# task -> (header, what a prediction must be, whether a text is one)
-FORMATS = {
-    "sst": (HEADERS["sst"], "0, 1, 2, 3 or 4", {"0", "1", "2", "3", "4"}.__contains__),
-    "cfimdb": (HEADERS["sst"], "0 or 1", {"0", "1"}.__contains__),
-    "para": (HEADERS["para"], "0.0 or 1.0", {"0.0", "1.0"}.__contains__),
-    "sts": (HEADERS["sts"], "a finite number", is_finite),
-}
-
-
-def prediction_files(part):
-    """Return (names the file may have, task, split) of every prediction file of part "1", "2" or "all"."""
+    Those of tasks beyond the course's need not be there, and are listed where they are.
+    """
     files = []
-    for split in SPLITS:
+    for split in ("dev", "test"):
         if part != "2":
             files += [(tuple(f"{prefix}-{task}-{split}-out.csv" for prefix in prefixes), task, split)
-                      for prefixes in OPTIONS for task in ("sst", "cfimdb")]
+                      for prefixes in OPTIONS for task in CLASSIFIER_TASKS]
         if part != "1":
-            files += [((f"{task}-{split}-output.csv",), task, split) for task in ("sst", "para", "sts")]
+            paths = {task: Path(TASKS[task].prediction_file(predictions_dir, split)) for task in TASKS}
+            files += [((path.name,), task, split) for task, path in paths.items()
+                      if task in COURSE_TASKS or path.exists()]
     return files
 
 
@@ -70,6 +51,71 @@ def code_files(root):
         if (package / "__init__.py").is_file() and package.name not in NOT_PACKED:
             files += package.rglob("*.py")
     return sorted(path.relative_to(root) for path in files)
+
+
+def parsed(path):
+    """Return the syntax tree of a module, an empty one where it has none: this looks for imports alone."""
+    try:
+        return ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return ast.Module([], [])
+
+
+def imports_of(path):
+    """Return (module, names imported from it, whether at the top of the file) of each import of a file, a list."""
+    tree, found = parsed(path), []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, [], node in tree.body) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.append((node.module, [alias.name for alias in node.names], node in tree.body))
+    return found
+
+
+def is_installed(module):
+    """Tell whether a top-level module is Python's or installed, and none of those beside this script."""
+    if module in sys.stdlib_module_names:
+        return True
+    spec = importlib.util.find_spec(module)
+    places = [*(spec.submodule_search_locations or [spec.origin])] if spec else []
+    return any(Path(place).parent != HERE for place in places)
+
+
+def missing_code(root):
+    """Return the modules that SCRIPTS import, or what these import, and that are not there: paths relative to `root`.
+
+    An import within a function or a condition counts only where its first name is there: it may be optional.
+    """
+    missing, seen, todo = [], set(), [Path(name) for name in SCRIPTS]
+
+    def file_of(parts):
+        package = Path(*parts, "__init__.py")
+        return package if (root / package).is_file() else Path(*parts).with_suffix(".py")
+
+    while todo:
+        path = todo.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        if not (root / path).is_file():
+            missing.append(path)
+            continue
+        for module, names, at_top in imports_of(root / path):
+            parts = module.split(".")
+            if not (root / file_of(parts[:1])).is_file() and (not at_top or is_installed(parts[0])):
+                continue
+            todo += [Path(*parts[:i], "__init__.py") for i in range(1, len(parts))] + [file_of(parts)]
+            if todo[-1].name == "__init__.py":
+                bound = {getattr(node, name) for node in ast.walk(parsed(root / todo[-1]))
+                         for name in ("id", "name", "asname") if hasattr(node, name)}
+                modules = [file_of([*parts, name]) for name in names if name not in bound]
+                todo += modules if "*" not in bound else []
+    return sorted(missing)
+
+
+def prediction_ids(path, form, labelled=True):
+    """Return the ids that predictions for a data file must hold, in its order: those of the rows that are read."""
+    return [row[-1] for row in read_sound(path, form, labelled)[0]]
 
 
 def some(items, what):
@@ -95,12 +141,14 @@ def problems_in(path, task, expected_ids):
 
     It must hold every one of `expected_ids` once, in any order.
     """
-    header, values, is_value = FORMATS[task]
+    valid = TASKS[task].valid_predictions
+    *others, last = valid or ["a finite number"]
+    allowed = f"{', '.join(others)} or {last}" if others else last
     # Bytes count: no translation of line ends, and no traceback over bytes that are no UTF-8.
     first, *rows = read(path).decode("utf-8", errors="replace").split("\n")
     problems = []
-    if first + "\n" != header:
-        problems.append(f"the header must be {header!r}, not {first[:80]!r}")
+    if first + "\n" != TASKS[task].header:
+        problems.append(f"the header must be {TASKS[task].header!r}, not {first[:80]!r}")
     if rows and rows[-1] == "":
         rows.pop()
     else:
@@ -113,12 +161,12 @@ def problems_in(path, task, expected_ids):
             malformed.append(f"line {line} {row[:40]!r}")
             continue
         ids[match[1]] += 1
-        if not is_value(match[2]):
+        if not (match[2] in valid if valid else is_finite(match[2])):
             out_of_range.append(f"line {line} {match[2][:40]!r}")
     expected = set(expected_ids)
     for items, what in (
         (malformed, "rows not of the form 'id , prediction ' (with both spaces and the last, and \\n at the end)"),
-        (out_of_range, f"predictions other than {values}"),
+        (out_of_range, f"predictions other than {allowed}"),
         ([sent_id for sent_id in expected_ids if sent_id not in ids], "ids missing"),
         ([sent_id for sent_id in ids if sent_id not in expected], "ids that the data file does not have"),
         ([sent_id for sent_id, count in ids.items() if count > 1], "ids repeated"),
@@ -130,9 +178,9 @@ def problems_in(path, task, expected_ids):
 
 def check(part, data_dir, predictions_dir, out):
     """Return the paths of the part's prediction files; raise UserError with all that is wrong or missing."""
-    problems = [f"{name}: missing from {ROOT}" for name in CODE if not (ROOT / name).is_file()]
+    problems = [f"{path.as_posix()}: missing from {ROOT}" for path in missing_code(ROOT)]
     predictions, expected_ids = {}, {}  # path -> (task, data file)
-    for names, task, split in prediction_files(part):
+    for names, task, split in prediction_files(part, predictions_dir):
         found = [predictions_dir / name for name in names if (predictions_dir / name).exists()]
         if not found:
             script = "multitask_classifier.py"
@@ -141,11 +189,11 @@ def check(part, data_dir, predictions_dir, out):
             problems.append(f"{predictions_dir / names[0]}: missing; {script} writes it")
         if len(found) > 1:
             problems.append(f"{found[0]} and {found[1]}: one prediction file under two names; remove the stale one")
-        data = data_dir / DATA_FILES[task].format(SPLITS[split])
+        data = Path(TASKS[task].data_file(data_dir, split))
         predictions |= {path: (task, data) for path in found}
         if data not in expected_ids:
             try:
-                expected_ids[data] = prediction_ids(data)
+                expected_ids[data] = prediction_ids(data, TASKS[task].form, labelled=split != "test")
             except (UserError, OSError) as error:  # one line of the list
                 problems.append(described(error) if isinstance(error, OSError) else str(error))
                 expected_ids[data] = None

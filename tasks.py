@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.metrics import accuracy_score
 
+from files import tables
 from files.tables import FileFormat, lower_strip, preprocess_string
 
 SPLITS = {"train": "train", "dev": "dev", "test": "test-student"}  # in flags -> in the names of data files
@@ -79,6 +80,8 @@ class Task:
     head: str = ""  # the model's attribute, and so the checkpoint's keys; by default NAME_head
 
     def __post_init__(self):
+        if not self.name.isidentifier():
+            raise ValueError(f"task {self.name!r}: the name stands in flags and options; take letters, digits and _")
         if self.kind not in KINDS:
             raise ValueError(f"task {self.name}: kind is {self.kind!r}; choose one of {', '.join(KINDS)}")
         object.__setattr__(self, "head", self.head or f"{self.name}_head")
@@ -93,6 +96,11 @@ class Task:
         """The number of logits a row."""
         return KINDS[self.kind].outputs(self.form)
 
+    @property
+    def method(self):
+        """The course's name of a model's method that returns the logits: predict_sentiment of a sentiment_head."""
+        return f"predict_{self.head.removesuffix('_head')}"
+
     def decide(self, logits):
         """Return the predictions of logits, (N, K) of classes or (N,): a list of ints or floats."""
         return KINDS[self.kind].decide(logits)
@@ -105,10 +113,10 @@ class Task:
         """Return where predictions for "dev" or "test" go in a folder."""
         return os.path.join(predictions_dir, f"{self.name}-{split}-output.csv")
 
-    def is_prediction(self, text):
-        """Tell whether a text may stand as a prediction in a file."""
-        valid = KINDS[self.kind].valid(self.form)
-        return is_finite(text) if valid is None else text in valid
+    @property
+    def valid_predictions(self):
+        """The texts that may stand as predictions in a file; None for any finite number."""
+        return KINDS[self.kind].valid(self.form)
 
 
 SENTIMENT = FileFormat(("sentence",), lower_strip, "sentiment", int, 4, "SST")
@@ -126,6 +134,7 @@ TASKS = {task.name: task for task in (
     Task("cfimdb", MOVIES, "classes", "ids-cfimdb-{}.csv", "id \t Predicted_Sentiment \n", "ce"),
 )}
 COURSE_TASKS = ("sst", "para", "sts")  # those of Part 2: what multitask_classifier.py trains by default
+CLASSIFIER_TASKS = ("sst", "cfimdb")  # those of Part 1: classifier.py trains a model for each
 
 
 def in_order(names):
@@ -133,8 +142,29 @@ def in_order(names):
     return [name for name in TASKS if name in names]
 
 
+def with_course_tasks(names):
+    """Return the tasks that a model has parts for: the course's three, then those of `names` beyond them."""
+    return [*COURSE_TASKS, *(name for name in in_order(names) if name not in COURSE_TASKS)]
+
+
 def overall_score(scores):
     """Return the leaderboard's mean of {task: metric}, in which a correlation r counts as (r + 1) / 2."""
     return sum(TASKS[task].overall(score) for task, score in scores.items()) / len(scores)
+
+
+def formats():
+    """Return the formats of all tasks: what a file may be of by mistake."""
+    return [task.form for task in TASKS.values()]
+
+
+def read_sound(path, form, labelled=True, skip_bad_rows=False):
+    """As tables.read_sound, whose message names the task when the file is another's."""
+    return tables.read_sound(path, form, labelled, skip_bad_rows, formats())
+
+
+def read_rows(path, form, labelled=True, skip_bad_rows=False):
+    """As tables.read_rows, whose message names the task when the file is another's."""
+    return tables.read_rows(path, form, labelled, skip_bad_rows, formats())
+
 
 PAIR_TASKS = ("para", "sts")

@@ -25,8 +25,9 @@ from pathlib import Path
 
 import torch
 
-from config import check_choice, check_number, read_json
+from config import check_choice, check_number
 from files.errors import UserError
+from files.json_object import read_json
 from files.pretrained import CONFIG_NAME, VOCAB_NAME, pretrained_file
 from files.writing import atomic_write, named
 
@@ -91,16 +92,20 @@ def read_settings(config_file):
     return settings
 
 
-def longest_first(length1, length2, budget):
-    """Return the lengths to which a pair is cut so that it fits `budget`, the longer sequence first.
+def smaller(a, b):
+    """Return the smaller of two integers, or of each two in arrays or tensors (N,)."""
+    return b + (a - b) * (a < b)
 
-    With lo <= hi the two lengths (the first is lo when they are equal): lo' = min(lo, budget // 2),
-    hi' = min(hi, budget - lo').
+
+def longest_first(length1, length2, budget):
+    """Return the lengths to which pairs are cut so that they fit `budget`, the longer text first.
+
+    Lengths are integers, arrays or tensors (N,). With lo <= hi the two lengths of a pair (the first is lo when they are
+    equal): lo' = min(lo, budget // 2), hi' = min(hi, budget - lo').
     """
-    if length1 + length2 <= budget:
-        return length1, length2
-    shorter = min(length1, length2, budget // 2)
-    return (shorter, budget - shorter) if length1 <= length2 else (budget - shorter, shorter)
+    least = budget // 2 + (length1 > length2) * (budget % 2)  # what the first keeps, however long the second is
+    kept1 = smaller(length1, budget - smaller(length2, budget - least))
+    return kept1, smaller(length2, budget - kept1)
 
 
 def is_punctuation(char):

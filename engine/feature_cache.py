@@ -26,7 +26,6 @@ from engine import distributed
 from engine.batching import bucket_loader, scoring_size
 from engine.step import penalties_of, to_device
 from engine.token_cache import save_cached, token_digest
-from evaluation import collect
 from extensions import TASK_LOSSES
 from extensions.encoder import is_frozen
 from extensions.specs import from_spec
@@ -64,10 +63,10 @@ class FrozenFeatures(Dataset):
     """The rows of a data set with their features under a frozen encoder, computed without dropout or read from a file.
 
     `task` is that of a model of several tasks, None for one with `features(ids, mask)`; pairs are encoded as the model
-    does. `from_cache` tells where the features came from.
+    does. `collect` is `evaluation.collect`. `from_cache` tells where the features came from.
     """
 
-    def __init__(self, dataset, model, device, task=None):
+    def __init__(self, dataset, model, device, collect, task=None):
         self.dataset = dataset
         encoding = getattr(model, "pair_encoding", {}).get(task, "cross")
         path = cache_path(dataset, model, device, task, encoding)
@@ -116,10 +115,10 @@ class FrozenFeatures(Dataset):
         return {**batch, "sents": [row[0] for row in rows]} if self.dataset.texts == 1 else batch
 
 
-def frozen_loader(loader, model, device, task=None):
+def frozen_loader(loader, model, device, collect, task=None):
     """Return the loader of a data set's features in place of that of its tokens, of as many rows a batch."""
     sampler = loader.batch_sampler
-    features = FrozenFeatures(loader.dataset, model, device, task)
+    features = FrozenFeatures(loader.dataset, model, device, collect, task)
     cap = max(sampler.max_tokens, sampler.batch_size)  # features are no tokens
     return bucket_loader(features, sampler.batch_size, cap, sampler.shuffle, sampler.seed, pin_memory=loader.pin_memory)
 

@@ -10,7 +10,7 @@ from extensions import ENCODER_FLAGS, HEADS, PAIR_FEATURES, POOLING
 from extensions.encoder import loaded_parameters
 from extensions.specs import from_spec
 from files.errors import UserError
-from tasks import COURSE_TASKS
+from tasks import COURSE_TASKS, TASKS, with_course_tasks
 
 # The spring 2024 edition's --fine-tune-mode and the --option it means.
 FINE_TUNE_MODES = {"last-linear-layer": "pretrain", "full-model": "finetune"}
@@ -18,7 +18,7 @@ FINE_TUNE_MODES = {"last-linear-layer": "pretrain", "full-model": "finetune"}
 STORED_CHOICES = {"option": ("pretrain", "finetune"), "fine_tune_mode": tuple(FINE_TUNE_MODES),
                   "pair_encoding": ("cross", "bi"), "pair_score": (*PAIR_FEATURES, "cosine"),
                   "pair_order": ("given", "both"),
-                  "tasks": COURSE_TASKS, "truncation": ("head", "tail", "head+tail")}
+                  "truncation": ("head", "tail", "head+tail")}
 STORED_SPECS = {"pooling": POOLING, "heads": HEADS, **ENCODER_FLAGS}
 STORED_NUMBERS = {"hidden_dropout_prob": (0, 1, Real), "encoder_dropout_prob": (0, 1, Real),
                   "num_labels": (1, 10_000), "max_length": (1, 10**9)}
@@ -47,6 +47,7 @@ def load_encoder(config):
                                          attention_probs_dropout_prob=config.encoder_dropout_prob)
     bert.requires_grad_(config.option != "pretrain")
     loaded_parameters(bert)
+    bert.tasks = with_course_tasks(getattr(config, "tasks", COURSE_TASKS))  # those that some techniques have parts for
     for part, table in ENCODER_FLAGS.items():
         specs = getattr(config, part)
         for spec in specs if isinstance(specs, list) else [specs]:
@@ -67,13 +68,14 @@ def check_spec(source, name, spec):
 
 def check_stored(filepath, saved):
     """Raise UserError unless a checkpoint's settings are valid and its weights as many as those of its BERT."""
+    choices = {**STORED_CHOICES, "tasks": tuple(TASKS)}
     for part in ("model_config", "args"):
         source = f"{filepath}: {part}"
         for name, value in saved[part].items():
             by_task = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
-            if name in STORED_CHOICES and value is not None:
+            if name in choices and value is not None:
                 for choice in by_task:
-                    check_choice(source, name, choice, STORED_CHOICES[name])
+                    check_choice(source, name, choice, choices[name])
             elif name in STORED_SPECS and value is not None:
                 for spec in by_task:
                     check_spec(source, name, spec)

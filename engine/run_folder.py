@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from config import read_json
 from engine.distributed import is_main, launch, world_size
 from files.errors import UserError, remedy
+from files.json_object import read_json
 from files.writing import atomic_write
 
 

@@ -49,12 +49,6 @@ class FileFormat(NamedTuple):
     name: str
 
 
-SENTIMENT = FileFormat(("sentence",), lower_strip, "sentiment", int, 4, "SST or CFIMDB")
-PARAPHRASE = FileFormat(("sentence1", "sentence2"), preprocess_string, "is_duplicate", int, 1, "Quora")
-SIMILARITY = FileFormat(("sentence1", "sentence2"), preprocess_string, "similarity", float, 5, "STS")
-FORMATS = (SENTIMENT, PARAPHRASE, SIMILARITY)
-
-
 class Report(NamedTuple):
     """What was read of a file: how many rows, how many were skipped and why, {sort of row: numbers of its lines}.
 
@@ -172,44 +166,56 @@ def read_table(path):
         yield lines, cells, problem
 
 
-def like(column, header):
+def like(column, header, forms):
     """Return [the name in a header that may stand for `column`], or [] when none is like it; names in use aside."""
-    known = {"id", *(name for form in FORMATS for name in (*form.texts, form.label))}
+    known = {"id", *(name for form in forms for name in (*form.texts, form.label))}
     names = {name[:40].lower(): name for name in header[:40] if name not in known}
     return [names[name] for name in difflib.get_close_matches(column, names, 1, 0.75)]
 
 
-def recognise(path):
-    """Return (format, labelled) of a file by its header; test files of pairs all count as Quora's."""
+def recognise(path, forms):
+    """Return (the one of `forms` that a file's header fits, whether the file has labels).
+
+    Several fit where their columns are the same: the first of them is returned.
+    """
     _, header, _ = next(read_table(path), (None, [], None))
-    for form in FORMATS:
-        if form.label in header or like(form.label, header):
+    for form in forms:
+        if form.label in header or like(form.label, header, forms):
             return form, True
-    return (PARAPHRASE if {"sentence1", "sentence2"} & set(header) else SENTIMENT), False
+    return max(forms, key=lambda form: len({*form.texts} & {*header})), False
 
 
-def places(path, header, form, labelled):
+def names_of(form, forms, labelled=True):
+    """Return what people call the files with these columns, "SST or CFIMDB": the header does not tell them apart."""
+    same = [other.name for other in forms
+            if other.texts == form.texts and (not labelled or other.label == form.label)]
+    return " or ".join(dict.fromkeys(same)) or form.name
+
+
+def places(path, header, form, labelled, forms=()):
     """Return where a row's cells stand: its texts, the id and the label, which is None in a test file.
 
-    Raises UserError, with what may be the matter, when the header has not each of these columns once.
+    Raises UserError, with what may be the matter, when the header has not each of these columns once; `forms` are all
+    those that the file may be of by mistake.
     """
     columns = [*form.texts, "id", *([form.label] if labelled else [])]
     wrong = [column for column in columns if header.count(column) != 1]
-    swapped = [other.name for other in FORMATS if other.label in header and form.label not in header
+    swapped = [names_of(other, forms) for other in forms if other.label in header and form.label not in header
                or set(other.texts) <= set(header) and not set(form.texts) & set(header)]
     if not wrong and not swapped:
         return [*map(header.index, columns), *([] if labelled else [None])]
+    name = names_of(form, forms)
     if swapped:
-        hint = f"this is a file of {swapped[0]}, not of {form.name}: were two paths swapped?"
+        hint = f"this is a file of {swapped[0]}, not of {name}: were two paths swapped?"
     elif mark := next((mark for mark in ",;|" if len(header) == 1
                        and {*columns} & {name.strip('" ') for name in header[0].split(mark)}), None):
         hint = f"its cells are parted by {mark!r}: save it as tab-separated text"
-    elif near := like(wrong[0], header):
+    elif near := like(wrong[0], header, forms):
         hint = f"rename {near[0]!r} to {wrong[0]!r}"
     elif wrong == [form.label]:
-        hint = f"is this a test file of {form.name}, which has no labels?"
+        hint = f"is this a test file of {name}, which has no labels?"
     else:
-        hint = f"a file of {form.name} is tab-separated and begins with a line of these names"
+        hint = f"a file of {name} is tab-separated and begins with a line of these names"
     raise UserError(f"{path}, line 1: not one column {', '.join(wrong or [form.label])} "
                     f"in the header {str(header[:12])[:200]}; {hint}")
 
@@ -238,13 +244,16 @@ def row_problem(row_id, label, form, first_lines):
     return None
 
 
-def read_report(path, form, labelled=True):
-    """Return (rows, Report) of one file, bad rows left out; raises UserError when the whole file is bad."""
+def read_report(path, form, labelled=True, forms=()):
+    """Return (rows, Report) of one file, bad rows left out; raises UserError when the whole file is bad.
+
+    `forms` are those that it may be of by mistake, which the message then says.
+    """
     table = read_table(path)
     lines, header, problem = next(table, (None, None, None))
     if problem or not header:
         raise UserError(f"{path}, line {lines[0]}: {problem[1]}" if problem else f"{path} is empty; fetch it again")
-    *texts, id_place, label_place = places(path, header, form, labelled)
+    *texts, id_place, label_place = places(path, header, form, labelled, forms)
     rows, why, bad, first_lines = [], {}, [], {}
     for lines, cells, problem in table:
         if not problem:
@@ -263,56 +272,19 @@ def read_report(path, form, labelled=True):
     return rows, Report(str(path), len(rows), sum(map(len, why.values())), why, bad, empty)
 
 
-def read_sound(path, form, labelled=True, skip_bad_rows=False):
+def read_sound(path, form, labelled=True, skip_bad_rows=False, forms=()):
     """Return what read_report does; raises UserError also for a bad row, unless `skip_bad_rows`, and for no row."""
-    rows, report = read_report(path, form, labelled)
+    rows, report = read_report(path, form, labelled, forms)
     if refusal := report.refusal(skip_bad_rows):
         raise UserError(refusal)
     return rows, report
 
 
-def read_rows(path, form, labelled=True, skip_bad_rows=False):
+def read_rows(path, form, labelled=True, skip_bad_rows=False, forms=()):
     """Read one file into rows and print the report; a bad row raises UserError, or `skip_bad_rows` leaves it out."""
-    rows, report = read_sound(path, form, labelled, skip_bad_rows)
+    rows, report = read_sound(path, form, labelled, skip_bad_rows, forms)
     print(report)
     if report.bad and speaks():
         print(f"warning: bad rows of {path} are left out; of a dev or test file, the predictions lack their ids and "
               f"cannot be handed in: {report.bad[0]}", file=sys.stderr)
     return rows
-
-
-def prediction_ids(path):
-    """Return the ids that predictions for this file must hold, in file order: those of its rows, as read_rows has."""
-    return [row[-1] for row in read_sound(path, *recognise(path))[0]]
-
-
-def warn_of_cfimdb(path, rows):
-    """Warn when no label of an SST file is above 1, as in CFIMDB's; a few rows may be so by chance."""
-    if len(rows) >= 20 and all(row[1] <= 1 for row in rows) and speaks():
-        print(f"warning: the labels of {path} are 0 and 1 alone, and SST's are 0 to 4: is this a file of CFIMDB?",
-              file=sys.stderr)
-
-
-def load_multitask_data(sentiment_filename, paraphrase_filename, similarity_filename, split="train",
-                        skip_bad_rows=False):
-    """Return (sst rows, num_labels, para rows, sts rows) of one split: "train", "dev" or "test".
-
-    `num_labels` maps each sentiment label to the order in which it was met, and is empty for "test".
-    A file name of None leaves its task out: no rows.
-    """
-    labelled = split != "test"
-    sst, para, sts = (
-        read_rows(filename, form, labelled, skip_bad_rows) if filename else []
-        for filename, form in ((sentiment_filename, SENTIMENT), (paraphrase_filename, PARAPHRASE),
-                               (similarity_filename, SIMILARITY))
-    )
-    if labelled:
-        warn_of_cfimdb(sentiment_filename, sst)
-    num_labels = {label: index for index, label in enumerate(dict.fromkeys(row[1] for row in sst))} if labelled else {}
-    return sst, num_labels, para, sts
-
-
-def load_multitask_test_data(*args, **kwargs):
-    """Raise: the 2023 edition's function read files that never existed."""
-    raise UserError("load_multitask_test_data is no longer there; "
-                    "call load_multitask_data(sst_file, para_file, sts_file, split='test')")

@@ -67,15 +67,15 @@ def pals(bert, size=0, heads=12):
     if not all(type(layer) is BertLayer for layer in bert.bert_layers):
         raise ValueError("not all layers are plain layers any more: name pals before what appends layers, and not with "
                          "what replaces them")
-    C = bert.config.hidden_size
+    C, tasks = bert.config.hidden_size, getattr(bert, "tasks", COURSE_TASKS)
     size = size or max(1, round(204 / 768 * C / heads)) * heads
     if size % heads:
         raise ValueError(f"size {size} must be a multiple of heads {heads}")
     bert.projections = nn.ModuleDict({task: nn.ModuleDict({
-        "encode": nn.Linear(C, size, bias=False), "decode": nn.Linear(size, C, bias=False)}) for task in COURSE_TASKS})
+        "encode": nn.Linear(C, size, bias=False), "decode": nn.Linear(size, C, bias=False)}) for task in tasks})
     for i, layer in enumerate(bert.bert_layers):
         attentions = nn.ModuleDict({task: ProjectedAttention(size, heads, bert.config.attention_probs_dropout_prob)
-                                    for task in COURSE_TASKS})
+                                    for task in tasks})
         attentions.apply(bert._init_weights)
         bert.bert_layers[i] = PALLayer(layer, attentions, bert.projections)
     bert.projections.apply(bert._init_weights)

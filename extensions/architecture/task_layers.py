@@ -14,9 +14,9 @@ from tasks import COURSE_TASKS
 class TaskLayer(nn.Module):
     """A layer for each task, all of them copies of one to begin with."""
 
-    def __init__(self, layer):
+    def __init__(self, layer, tasks):
         super().__init__()
-        self.by_task = nn.ModuleDict({task: copy.deepcopy(layer) for task in COURSE_TASKS})
+        self.by_task = nn.ModuleDict({task: copy.deepcopy(layer) for task in tasks})
 
     def forward(self, hidden_states, attention_mask, task):
         """Map hidden_states (B, T, C) and the additive mask (B, 1, 1, T) to (B, T, C), by the task's layer."""
@@ -38,5 +38,5 @@ def task_layers(bert, top=1):
         if type(bert.bert_layers[i]) is not BertLayer:
             raise ValueError(f"layer {i} is no plain layer any more: name task-layers before what appends layers, and "
                              "not with what replaces them")
-        bert.bert_layers[i] = TaskLayer(bert.bert_layers[i])
+        bert.bert_layers[i] = TaskLayer(bert.bert_layers[i], getattr(bert, "tasks", COURSE_TASKS))
     bert.takes_task = True

@@ -6,6 +6,8 @@ Legend of the shape comments:  B batch · T tokens · C hidden size
 import torch
 import torch.nn.functional as F
 
+from tokenizer import longest_first
+
 
 def pack_pairs(input_ids_1, attention_mask_1, input_ids_2, attention_mask_2, max_length):
     """Join [CLS] a [SEP] (B, T1) and [CLS] b [SEP] (B, T2) row by row to [CLS] a [SEP] b [SEP].
@@ -17,10 +19,8 @@ def pack_pairs(input_ids_1, attention_mask_1, input_ids_2, attention_mask_2, max
     attention_mask_1, attention_mask_2 = attention_mask_1.long(), attention_mask_2.long()
     # (B,) tokens of the texts themselves; a row of padding alone has none
     a, b = ((mask.sum(1) - 2).clamp(min=0) for mask in (attention_mask_1, attention_mask_2))
-    budget = max_length - 3  # the one [CLS] and two [SEP] always stay
-    shorter = torch.minimum(torch.minimum(a, b), torch.full_like(a, budget // 2))
-    longer = torch.minimum(torch.maximum(a, b), budget - shorter)
-    a, b = (torch.where(a <= b, shorter, longer).unsqueeze(1), torch.where(a <= b, longer, shorter).unsqueeze(1))
+    # The one [CLS] and two [SEP] always stay.
+    a, b = (kept.unsqueeze(1) for kept in longest_first(a, b, max_length - 3))  # (B, 1)
 
     # The width is a number on the host: the one wait for the device in a pair's forward pass.
     position = torch.arange(int((a + b).max()) + 3, device=a.device).unsqueeze(0)  # (1, T)

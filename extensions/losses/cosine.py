@@ -6,6 +6,7 @@ https://arxiv.org/abs/1908.10084. Both bear on the encoder alone: what a head ma
 import torch
 
 from extensions.losses._contrastive import positives
+from tasks import TASKS
 
 
 def cosine(model, batch, weight=1.0):
@@ -18,7 +19,7 @@ def cosine(model, batch, weight=1.0):
     """
     batch["logits"] = model.logits(batch).float()
     u, v = model.features(batch)  # (B, C) each
-    target = batch["labels"].float() / (5 if batch["task"] == "sts" else 1)
+    target = batch["labels"].float() / TASKS[batch["task"]].form.maximum
     return weight * (torch.cosine_similarity(u.float(), v.float()) - target).square().mean()
 
 

@@ -3,6 +3,8 @@
 import torch
 import torch.nn.functional as F
 
+from tasks import TASKS
+
 
 def again(batch):
     """Return a copy of a batch for another pass: without what the first pass kept in it."""
@@ -21,13 +23,14 @@ def symmetric_kl(logits, others):
 
 
 def divergence(task, logits, others):
-    """Return the divergence of two logits of `task`: symmetric KL of classes, squared error of similarities.
+    """Return the divergence of two logits of `task`: symmetric KL of classes, squared error of real numbers.
 
-    (B, K) for "sst"; (B,) for "para", where a logit z stands for the two classes (0, z); (B,) for "sts".
+    (B, K) of classes; (B,) of a binary task, where a logit z stands for the two classes (0, z); (B,) of real numbers.
     """
-    if task == "sts":
+    kind = TASKS[task].kind
+    if kind == "real":
         return F.mse_loss(logits, others)
-    if task == "para":
+    if kind == "binary":
         logits, others = (torch.stack([torch.zeros_like(z), z], dim=-1) for z in (logits, others))
     return symmetric_kl(logits, others)
 
@@ -35,6 +38,6 @@ def divergence(task, logits, others):
 def smoothness(task, logits, others):
     """Return SMART's l_s (Jiang et al. 2020, section 3.1), the mean over rows of logits shaped as in `divergence`.
 
-    Of classes it is the sum of both KL divergences, not their mean; of similarities the squared error.
+    Of classes it is the sum of both KL divergences, not their mean; of real numbers the squared error.
     """
-    return divergence(task, logits, others) * (1 if task == "sts" else 2)
+    return divergence(task, logits, others) * (1 if TASKS[task].kind == "real" else 2)

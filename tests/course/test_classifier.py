@@ -13,6 +13,7 @@ import classifier
 from bert import BertModel
 from classifier import BertSentimentClassifier, FrozenFeatures, SentimentDataset
 from engine.batching import bucket_loader
+from evaluation import collect
 from files.errors import UserError
 from tests.helpers.fixtures_tiny import course_rows
 
@@ -96,7 +97,7 @@ def test_frozen_features_are_computed_once_without_dropout(course_folder, monkey
 def test_frozen_features_stand_in_the_rows_order(course_folder):
     rows = classifier.load_data("data/ids-sst-train.csv", "valid")
     data, model = SentimentDataset(rows, SimpleNamespace()), sst_model().train()
-    features = FrozenFeatures(data, model, CPU)
+    features = FrozenFeatures(data, model, CPU, collect)
     assert len(features) == len(rows) == 8 and list(features.lengths()) == [1] * 8
     for i, row in enumerate(rows):
         batch, expected = features.collate_fn([i]), data.collate_fn([row])
@@ -110,7 +111,7 @@ def test_frozen_features_stand_in_the_rows_order(course_folder):
 
 def test_head_on_features_equals_training_through_the_frozen_model(course_folder, monkeypatch):
     trained = []
-    for features in (FrozenFeatures, lambda data, model, device: data):
+    for features in (FrozenFeatures, lambda data, model, device, collect: data):
         monkeypatch.setattr(classifier, "FrozenFeatures", features)
         accuracy = classifier.train(namespace(lr=0.05))
         trained.append((accuracy, torch.load("model.pt", weights_only=True)["model"]))

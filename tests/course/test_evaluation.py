@@ -11,7 +11,9 @@ import torch
 from torch.utils.data import DataLoader
 
 import evaluation
+import tasks
 from engine import distributed
+from files import predictions
 from multitask_classifier import MultitaskBERT, complete
 from tests.helpers.fixtures_tiny import course_rows
 
@@ -33,16 +35,16 @@ def test_sentiment_scores(predicted, labels, acc, f1):
 
 def test_pearson():
     x, y = [1.0, 2.0, 4.0], [0.0, 3.0, 3.0]  # deviations -4/3 -1/3 5/3 and -2 1 1
-    r = evaluation.pearson(x, y)
+    r = tasks.pearson(x, y)
     assert r == pytest.approx((8 / 3 - 1 / 3 + 5 / 3) / math.sqrt((16 + 1 + 25) / 9 * 6)) and type(r) is float
-    assert evaluation.pearson([-10 * value for value in x], y) == pytest.approx(-r)
+    assert tasks.pearson([-10 * value for value in x], y) == pytest.approx(-r)
 
 
 @pytest.mark.parametrize("predictions, labels", [
     ([2.5, 2.5, 2.5], [0.0, 1.0, 5.0]), ([1.0, 2.0, 3.0], [4.0, 4.0, 4.0]), ([1.0], [4.0])])
 def test_undefined_correlation_is_zero_with_a_warning(predictions, labels):
     with pytest.warns(UserWarning, match="0.0") as caught:
-        assert evaluation.pearson(predictions, labels) == 0.0
+        assert tasks.pearson(predictions, labels) == 0.0
     assert len(caught) == 1  # numpy has nothing to add
 
 
@@ -52,12 +54,12 @@ def test_undefined_correlation_is_zero_with_a_warning(predictions, labels):
     ({"sts": 0.6}, 0.8), ({"para": 0.7}, 0.7), ({"sst": 0.4, "sts": 0.0}, 0.45),
 ])
 def test_overall_score(scores, overall):
-    assert evaluation.overall_score(scores) == pytest.approx(overall)
+    assert tasks.overall_score(scores) == pytest.approx(overall)
 
 
 def test_classes_and_paraphrases_of_logits():
-    assert evaluation.to_classes(torch.tensor([[0.1, 0.2, -1.0], [3.0, 1.0, 2.0]])) == [1, 0]
-    assert evaluation.to_paraphrase(torch.tensor([-0.1, 0.1, 5.0, -5.0])) == [0.0, 1.0, 1.0, 0.0]
+    assert tasks.TASKS["sst"].decide(torch.tensor([[0.1, 0.2, -1.0], [3.0, 1.0, 2.0]])) == [1, 0]
+    assert tasks.TASKS["para"].decide(torch.tensor([-0.1, 0.1, 5.0, -5.0])) == [0.0, 1.0, 1.0, 0.0]
 
 
 def test_collect_runs_without_dropout_or_gradient():
@@ -91,23 +93,23 @@ def test_several_processes_score_each_batch_once_and_all_get_everything(world, m
 
 def test_a_failure_while_writing_leaves_the_old_file(tmp_path):
     path = tmp_path / "deep" / "er" / "file.csv"
-    evaluation.write_predictions(path, "id \n", ["b", "a"], {"a": 1, "b": 0.5})
+    predictions.write_predictions(path, "id \n", ["b", "a"], {"a": 1, "b": 0.5})
     assert path.read_bytes() == b"id \nb , 0.5 \na , 1 \n"
     with pytest.raises(KeyError):
-        evaluation.write_predictions(path, "other \n", ["a", "b", "missing"], {"a": 2, "b": 2})
+        predictions.write_predictions(path, "other \n", ["a", "b", "missing"], {"a": 2, "b": 2})
     assert path.read_bytes() == b"id \nb , 0.5 \na , 1 \n"
     assert [p.name for p in path.parent.iterdir()] == ["file.csv"]
     with pytest.raises(KeyError):
-        evaluation.write_predictions(path.with_name("new.csv"), "id \n", ["missing"], {})
+        predictions.write_predictions(path.with_name("new.csv"), "id \n", ["missing"], {})
     assert [p.name for p in path.parent.iterdir()] == ["file.csv"]
 
 
 def test_weights_record(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    evaluation.record_weights("out/a.csv", "minilm")
-    evaluation.record_weights("out/b.csv", "bert-base-uncased")
-    evaluation.record_weights(tmp_path / "out" / "a.csv", "bert-base-uncased")
-    evaluation.record_weights("here.csv", "minilm")
+    predictions.record_weights("out/a.csv", "minilm")
+    predictions.record_weights("out/b.csv", "bert-base-uncased")
+    predictions.record_weights(tmp_path / "out" / "a.csv", "bert-base-uncased")
+    predictions.record_weights("here.csv", "minilm")
     assert json.loads(Path("out/weights.json").read_text()) == {
         "a.csv": "bert-base-uncased", "b.csv": "bert-base-uncased"}
     assert json.loads(Path("weights.json").read_text()) == {"here.csv": "minilm"}
@@ -150,29 +152,30 @@ def test_files_are_in_file_order_whatever_the_loaders(course_folder, model, monk
     assert weights == dict.fromkeys(files, "bert-base-uncased")
 
 
-@pytest.mark.parametrize("tasks", [["sts"], ["sst", "para"]])
-def test_a_subset_of_the_tasks_touches_no_other_file(tasks, course_folder, model):
+@pytest.mark.parametrize("names", [["sts"], ["sst", "para"]])
+def test_a_subset_of_the_tasks_touches_no_other_file(names, course_folder, model):
     for name in course_folder.glob("data/*.csv"):
-        if not any(name.name.startswith({"sst": "ids-sst", "para": "quora", "sts": "sts"}[task]) for task in tasks):
+        if not any(name.name.startswith({"sst": "ids-sst", "para": "quora", "sts": "sts"}[task]) for task in names):
             name.unlink()
-    scores = evaluation.test_model_multitask(complete(SimpleNamespace(tasks=tasks)), model, torch.device("cpu"))
-    assert list(scores) == tasks and all(type(score) is float for score in scores.values())
+    scores = evaluation.test_model_multitask(complete(SimpleNamespace(tasks=names)), model, torch.device("cpu"))
+    assert list(scores) == names and all(type(score) is float for score in scores.values())
     assert sorted(written("predictions")) == sorted(
-        f"{task}-{split}-output.csv" for task in tasks for split in ("dev", "test"))
+        f"{task}-{split}-output.csv" for task in names for split in ("dev", "test"))
 
 
 def test_packed_pairs_score_as_the_contracts_do(course_folder, model):
     args, results = complete(SimpleNamespace()), {}
+    files = {split: {task: getattr(args, f"{task}_{split}") for task in args.tasks} for split in ("dev", "test")}
     for pair_encoding in ("cross", "bi"):
-        loaders, _ = evaluation.multitask_loaders(args, "dev", pair_encoding)
+        loaders = evaluation.multitask_loaders(files["dev"], "dev", args, pair_encoding=pair_encoding)
         assert ("token_ids" in next(iter(loaders["para"]))) == (pair_encoding == "cross")
         results[pair_encoding] = evaluation.model_eval_multitask(*loaders.values(), model, torch.device("cpu"))
     metrics = [result[::3] for result in results.values()]
     assert metrics[0] == pytest.approx(metrics[1]) and results["cross"][2::3] == results["bi"][2::3]  # ids
     assert results["cross"][4] == results["bi"][4] and results["cross"][7] == pytest.approx(results["bi"][7])
-    assert "token_ids" in next(iter(evaluation.multitask_loaders(args, "test")[0]["sts"]))
-    args.pair_encoding = "bi"
-    assert "token_ids_1" in next(iter(evaluation.multitask_loaders(args, "test")[0]["sts"]))
+    loaders = evaluation.multitask_loaders(files["test"], "test", args, pair_encoding=args.pair_encoding)
+    assert "token_ids" in next(iter(loaders["sts"]))
+    assert "token_ids_1" in next(iter(evaluation.multitask_loaders(files["test"], "test", args)["sts"]))
 
 
 def test_a_model_of_the_courses_is_given_the_contracts_batches(course_folder, model):

@@ -101,7 +101,7 @@ def test_predictions_in_both_orders_are_the_mean_of_two(task, encoding, build):
     assert both.logits({**batch, "task": task}).equal(one)  # losses see the pairs as they are
     if encoding["pair_encoding"] == "cross":
         packed = dict(zip(("token_ids", "attention_mask", "token_type_ids"), pack_pairs(*PAIR, 512), strict=True))
-        torch.testing.assert_close(both.predict({**packed, "task": task}), (one + other) / 2)
+        torch.testing.assert_close(both.predict(task, packed), (one + other) / 2)
     assert both.predict_sentiment(IDS_1, MASK_1).equal(given.predict_sentiment(IDS_1, MASK_1))
 
 

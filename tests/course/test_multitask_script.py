@@ -9,6 +9,7 @@ import torch
 
 import multitask_classifier
 from bert import BertModel
+from evaluation import Result
 from files.errors import UserError
 from multitask_classifier import MultitaskBERT, complete, get_args, get_parser, training_loaders
 from tests.helpers.fixtures_tiny import tiny_bert_dir
@@ -129,13 +130,13 @@ def test_the_best_epoch_by_overall_score_is_predicted_with(run, monkeypatch):
     scores = iter([(0.5, 0.5, 0.0), (0.6, 0.5, 0.2), (0.5, 0.6, 0.1)])  # overall .5, .567, .55
     weights, seen = [], (value for score in [(0.0, 0.0, 0.0)] * 3 for value in score)
 
-    def evaluate(sst_loader, para_loader, sts_loader, model, device):
-        if isinstance(sst_loader, list):  # the sample of training rows
-            return tuple(value for _ in range(3) for value in (next(seen), [], []))
+    def evaluate(loaders, model, device):
+        if isinstance(loaders["sst"], list):  # the sample of training rows
+            return {task: Result(next(seen), [], [], [], []) for task in loaders}
         weights.append(model.sentiment_head[1].weight.detach().clone())
-        return tuple(value for score in next(scores) for value in (score, [], []))
+        return {task: Result(score, [], [], [], []) for task, score in zip(loaders, next(scores), strict=True)}
 
-    monkeypatch.setattr(multitask_classifier, "model_eval_multitask", evaluate)
+    monkeypatch.setattr(multitask_classifier, "evaluate_tasks", evaluate)
     run("--epochs", "3", "--max_steps", "9", "--lr", "1e-3", "--filepath", "best.pt")
     saved = torch.load("best.pt", weights_only=True)["model"]["sentiment_head.1.weight"]
     assert [saved.equal(weight) for weight in weights] == [False, True, False]

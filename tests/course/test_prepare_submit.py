@@ -1,7 +1,6 @@
 """The submission zip: what it packs, and every mistake that it refuses."""
 
 import json
-import re
 import zipfile
 
 import pytest
@@ -22,12 +21,20 @@ DATA = {"sst": "ids-sst", "cfimdb": "ids-cfimdb", "para": "quora", "sts": "sts"}
 PART1 = [f"{option}-{task}-{split}-out.csv" for option in ("pretrain", "finetune") for task in ("sst", "cfimdb")
          for split in ("dev", "test")]
 PART2 = [f"{task}-{split}-output.csv" for task in ("sst", "para", "sts") for split in ("dev", "test")]
-CODE = ["arguments.py", "base_bert.py", "batching.py", "bert.py", "checkpoint.py", "classifier.py", "config.py",
-        "datasets.py", "distributed.py", "downloads.py", "engine.py",
-        "evaluation.py", "extensions/__init__.py", "extensions/deep/part.py", "extensions/lora.py",
-        "files.py", "multitask_classifier.py", "optimizer.py", "reading.py", "run_folder.py", "scripts/__init__.py",
-        "scripts/download_data.py", "tokenizer.py", "training.py",
+CODE = ["base_bert.py", "bert.py", "classifier.py", "config.py", "datasets.py", "engine/__init__.py", "engine/loop.py",
+        "engine/step.py", "evaluation.py", "extensions/__init__.py", "extensions/deep/part.py", "extensions/lora.py",
+        "multitask_classifier.py", "optimizer.py", "scripts/__init__.py", "scripts/download_data.py", "tokenizer.py",
         "utils.py"]
+# What some of them import.
+IMPORTS = {
+    "classifier.py": "import os\nimport torch\nfrom bert import BertModel\nfrom engine import loop\n",
+    "multitask_classifier.py": "import bert\nimport extensions.lora\nfrom extensions import LORA\n"
+                               "from evaluation import predict\n",
+    "bert.py": "from base_bert import *\nfrom config import BertConfig\n",
+    "engine/loop.py": "import engine.step as step\n",
+    "extensions/__init__.py": "LORA = {}\n",
+    "evaluation.py": "def draw():\n    import seldom_installed\n    import tokenizer\n",
+}
 NOT_CODE = ["conftest.py", "README.md", "tests/test_x.py", "tests/__init__.py", "benchmarks/__init__.py",
             "extensions/words.txt", ".venv/lib/torch/__init__.py", "finetune-sst.pt", "notebooks/draft.py"]
 
@@ -47,7 +54,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in CODE + NOT_CODE:
         (tmp_path / "project" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "project" / name).write_text(f"# {name}\n")
+        (tmp_path / "project" / name).write_text(f"# {name}\n{IMPORTS.get(name, '')}")
     monkeypatch.setattr(prepare_submit, "ROOT", tmp_path / "project")
     (tmp_path / "data").mkdir()
     (tmp_path / "predictions").mkdir()
@@ -161,12 +168,55 @@ def test_predictions_of_other_weights_are_packed_with_a_warning(folder, capsys):
     assert "predictions/weights.json" not in zipfile.ZipFile(folder / prepare_submit.ZIP_NAME).namelist()
 
 
+@pytest.mark.parametrize("name", ["classifier.py", "multitask_classifier.py", "bert.py", "base_bert.py", "config.py",
+                                  "engine/loop.py", "engine/step.py", "extensions/lora.py", "evaluation.py"])
+def test_a_module_that_a_script_needs_is_missed(name, folder):
+    (folder / "project" / name).unlink()
+    assert f"\n  - {name}: missing from " in refusal()
+
+
+@pytest.mark.parametrize("name", ["optimizer.py", "scripts/download_data.py", "extensions/deep/part.py"])
+def test_a_module_that_no_script_imports_is_not_missed(name, folder):
+    (folder / "project" / name).unlink()
+    prepare_submit.main([])
+
+
+def test_a_package_of_no_library_and_a_name_that_a_package_has_not_are_missed(folder):
+    script = folder / "project" / "classifier.py"
+    script.write_text("import numpy.linalg\nfrom sklearn import metrics\nimport own_package.part\n"
+                      "from engine import loop, missing\n")
+    message = refusal()
+    assert "own_package/part.py: missing" in message and "engine/missing.py: missing" in message
+    assert "numpy" not in message and "sklearn" not in message
+
+
+def test_predictions_of_further_tasks_are_packed_where_they_are(folder):
+    write(folder / "predictions" / "cfimdb-dev-output.csv", "cfimdb")
+    prepare_submit.main(["--part", "2"])
+    names = zipfile.ZipFile(folder / prepare_submit.ZIP_NAME).namelist()
+    assert sorted(name for name in names if name.startswith("predictions/")) == sorted(
+        f"predictions/{name}" for name in [*PART2, "cfimdb-dev-output.csv"])
+    write(folder / "predictions" / "cfimdb-dev-output.csv", "cfimdb", rows("012"))
+    assert "cfimdb-dev-output.csv: 1 predictions other than 0 or 1" in refusal("--part", "2")
+
+
 def test_the_real_project_is_packed_whole():
     root = prepare_submit.ROOT
     files = {path.as_posix() for path in prepare_submit.code_files(root)}
-    assert set(prepare_submit.CODE) | {"scripts/__init__.py", "sanity_check.py", "optimizer_test.py"} <= files
+    assert prepare_submit.missing_code(root) == []
+    assert {"scripts/__init__.py", "sanity_check.py", "optimizer_test.py", "engine/loop.py", "files/tables.py",
+            "extensions/losses/focal.py"} <= files
     assert not [name for name in files if name.startswith(("tests/", "benchmarks/", ".")) or name == "conftest.py"]
-    # What the scripts import is on the list of what must be there.
-    for name in prepare_submit.CODE:
-        imported = re.findall(r"^(?:from|import) (\w+)", (root / name).read_text(encoding="utf-8"), re.MULTILINE)
-        assert {f"{module}.py" for module in imported if (root / f"{module}.py").exists()} <= set(prepare_submit.CODE)
+
+
+def test_what_checks_the_submission_depends_on_no_file_of_a_students():
+    """prepare_submit.py and all that it imports are tasks.py and files/."""
+    root, todo, seen = prepare_submit.ROOT, [prepare_submit.ROOT / "prepare_submit.py"], set()
+    while todo:
+        path = todo.pop()
+        seen.add(path.relative_to(root).as_posix())
+        for module, names, _ in prepare_submit.imports_of(path):
+            for name in (module, *(f"{module}.{name}" for name in names)):
+                other = root / f"{name.replace('.', '/')}.py"
+                todo += [other] if other.is_file() and other.relative_to(root).as_posix() not in seen else []
+    assert {name for name in seen if not name.startswith("files/")} == {"prepare_submit.py", "tasks.py"}

@@ -7,7 +7,7 @@ import pytest
 
 import classifier
 import multitask_classifier
-from files.tables import load_multitask_data
+from datasets import load_multitask_data
 from tests.helpers.fixtures_tiny import course_rows, write_course_file, write_course_files
 from tests.helpers.refusals import ended, tree
 

@@ -8,7 +8,7 @@ import torch
 
 from engine.loop import fit
 from engine.losses import LOSSES
-from evaluation import model_eval_multitask, multitask_loaders
+from evaluation import evaluate_tasks, multitask_loaders
 from extensions import SCHEDULES, TASK_LOSSES
 from multitask_classifier import MultitaskBERT, complete, training_loaders
 from optimizer import AdamW
@@ -81,8 +81,8 @@ def test_max_steps_is_exact(run, max_steps, steps, epochs):
 
 def test_a_seed_repeats_a_run_whether_or_not_it_is_scored_in_between(run):
     def score(model, args):
-        loaders, _ = multitask_loaders(args, "dev")
-        return model_eval_multitask(loaders["sst"], loaders["para"], loaders["sts"], model, CPU)[0]
+        files = {task: getattr(args, f"{task}_dev") for task in args.tasks}
+        return evaluate_tasks(multitask_loaders(files, "dev", args, pair_encoding="cross"), model, CPU)["sst"].score
 
     first, again, scored, other = run(), run(), run(evaluate=score), run(seed=1)
     assert len(first.losses) == 18

@@ -20,7 +20,7 @@ EPOCHS = ["--epochs", "3", "--ema", "0.5"]
 # Scoring takes for ever, once the file "scoring" is there to tell.
 SLOW_SCORING = """
 import pathlib, time
-score = script.model_eval_multitask
+score = script.evaluate_tasks
 def slow(*args):
     if step_of_scoring() >= {n}:
         pathlib.Path("scoring").touch()
@@ -30,7 +30,7 @@ calls = []
 def step_of_scoring():
     calls.append(1)
     return len(calls)
-script.model_eval_multitask = slow
+script.evaluate_tasks = slow
 """
 
 

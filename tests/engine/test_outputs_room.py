@@ -16,8 +16,8 @@ from engine.checkpoint import checkpoint_bytes, require_room, save_model
 from engine.ema import ExponentialMovingAverage
 from engine.run_folder import Run
 from engine.step import make_optimizer
-from evaluation import record_weights, write_predictions
 from files.errors import UserError
+from files.predictions import record_weights, write_predictions
 from multitask_classifier import MultitaskBERT, complete, get_parser
 from tests.helpers.faults import failing
 from tests.helpers.fixtures_tiny import tiny_bert_dir

@@ -59,7 +59,7 @@ def test_the_gradient_is_clipped(limit, run):
     assert norm == pytest.approx(0.1 * limit, rel=1e-3)
 
 
-SAME_SCORE = "script.model_eval_multitask = lambda *args: (0.5, [], []) * 3"
+SAME_SCORE = "script.scores_of = lambda results: dict.fromkeys(results, 0.5)"
 
 
 def test_patience(run):

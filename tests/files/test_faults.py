@@ -14,8 +14,9 @@ import safetensors.numpy
 
 import prepare_submit
 from engine import batching, token_cache
-from evaluation import HEADERS, record_weights, write_predictions
+from files.predictions import record_weights, write_predictions
 from files.writing import atomic_write
+from tasks import TASKS
 from tests.helpers.faults import KINDS, STEPS, contents, failing, refused
 
 LINES = ["a line of text\n"] * 5_000
@@ -56,12 +57,12 @@ def test_folders_that_cannot_be_made_or_kept(tmp_path, capsys, record):
 
 def test_prediction_files_and_their_record(tmp_path, capsys, record):
     path, ids = tmp_path / "sst-dev-output.csv", [f"id{i}" for i in range(5_000)]
-    write_predictions(path, HEADERS["sst"], ["a"], {"a": 0})
+    write_predictions(path, TASKS["sst"].header, ["a"], {"a": 0})
     record_weights(path, "minilm")
     before = contents(tmp_path)
     for what, call, _ in STEPS:
         with failing(what, errno.ENOSPC, "*sst-dev-output.csv*", call):
-            said = refused(lambda: write_predictions(path, HEADERS["sst"], ids, dict.fromkeys(ids, 1)), capsys)
+            said = refused(lambda: write_predictions(path, TASKS["sst"].header, ids, dict.fromkeys(ids, 1)), capsys)
         assert str(path) in said and contents(tmp_path) == before
     record("Output files", "the disk is full at any step of writing predictions",
            "the predictions of before, and an error that names the file", said, folder=tmp_path)

@@ -12,9 +12,9 @@ from bert import BertModel
 from config import BertConfig
 from engine.checkpoint import load_checkpoint
 from engine.run_folder import Run
-from files.tables import PARAPHRASE, prediction_ids, read_rows
 from multitask_classifier import get_parser
-from prepare_submit import problems_in
+from prepare_submit import prediction_ids, problems_in
+from tasks import PARAPHRASE, read_rows
 from tests.helpers.faults import contents, failing, refused
 from tests.helpers.fixtures_tiny import course_rows, tiny_vocab, write_course_file
 from tokenizer import BertTokenizer
@@ -66,7 +66,7 @@ def test_a_file_that_cannot_be_read(name, what, number, how, folder, capsys, rec
 
 def test_a_disk_that_fails_half_way(folder, capsys):
     path = write_course_file(folder / "quora-train.csv", course_rows("quora-train.csv", 5_000))
-    for read in (lambda: read_rows(path, PARAPHRASE), lambda: prediction_ids(path)):
+    for read in (lambda: read_rows(path, PARAPHRASE), lambda: prediction_ids(path, PARAPHRASE)):
         with failing("read", errno.EIO, "*/quora-train.csv", call=1):
             assert str(path) in refused(read, capsys)
 

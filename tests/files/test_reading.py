@@ -9,9 +9,9 @@ import zipfile
 
 import pytest
 
-from files import tables
 from files.errors import UserError
-from files.tables import PARAPHRASE, SENTIMENT, SIMILARITY
+from prepare_submit import prediction_ids
+from tasks import PARAPHRASE, SENTIMENT, SIMILARITY, read_rows
 from tests.helpers.faults import failing
 
 SST = "\tid\tsentence\tsentiment\n0\ts1\ta cat\t3\n1\ts2\ta dog\t4\n2\ts3\tthe film\t0\n"
@@ -46,18 +46,18 @@ def write(tmp_path):
 ])
 def test_read_as_it_is(given, content, write, record):
     path = write(content)
-    assert tables.read_rows(path, SENTIMENT) == SST_ROWS
-    assert tables.prediction_ids(path) == ["s1", "s2", "s3"]
+    assert read_rows(path, SENTIMENT) == SST_ROWS
+    assert prediction_ids(path, SENTIMENT) == ["s1", "s2", "s3"]
     record("Data files", given, "read as without", "the three rows")
 
 
 def test_texts_with_what_must_be_quoted(write, record):
     text = 'two\nlines, a "word" and \u2028 \x85 \x0b'
     path = write(SST.replace("a cat", '"' + text.replace('"', '""') + '"').replace("a dog", '"a\tdog"'))
-    assert [row[0] for row in tables.read_rows(path, SENTIMENT)] == [text.strip(), "a\tdog", "the film"]
+    assert [row[0] for row in read_rows(path, SENTIMENT)] == [text.strip(), "a\tdog", "the film"]
     record("Data files", "a quoted text with line ends, quotes or tabs in it", "read as Python's csv reads it",
            "the text with its line ends, quotes or tabs")
-    assert tables.read_rows(write(SST.replace("a cat", '"good" film, a "so-called"')), SENTIMENT)[0][0] == (
+    assert read_rows(write(SST.replace("a cat", '"good" film, a "so-called"')), SENTIMENT)[0][0] == (
         'good film, a "so-called"')
     record("Data files", "quotes around the first word only, and within a text", "read as Python's csv reads it",
            "the quotes at the beginning are lost, as in the course's reader; the others stay")
@@ -65,7 +65,7 @@ def test_texts_with_what_must_be_quoted(write, record):
 
 def test_empty_texts_are_read_and_counted(write, capsys, record):
     path = write(QUORA.replace("\ta\tb", "\ta\t ").replace("\tc\t", "\t\t"))
-    assert tables.read_rows(path, PARAPHRASE) == [("a", "", 1, "q1"), ("", "d", 0, "q2")]
+    assert read_rows(path, PARAPHRASE) == [("a", "", 1, "q1"), ("", "d", 0, "q2")]
     said = capsys.readouterr().out
     assert "2 with an empty text" in said
     record("Data files", "empty sentences", "read and counted: Quora's own files have one", said, folder=path[:-9])
@@ -73,7 +73,7 @@ def test_empty_texts_are_read_and_counted(write, capsys, record):
 
 def test_long_texts(write, record, monkeypatch):
     text = " ".join(["word"] * 2000)
-    assert tables.read_rows(write(SST.replace("a cat", text)), SENTIMENT)[0] == (text, 3, "s1")
+    assert read_rows(write(SST.replace("a cat", text)), SENTIMENT)[0] == (text, 3, "s1")
     record("Data files", "a text of 2,000 tokens", "read whole; cut to --max_length later, check_data counts them",
            "the whole text")
     begun = time.perf_counter()
@@ -83,13 +83,13 @@ def test_long_texts(write, record, monkeypatch):
     record("Data files", "a line of 10 MB", "refused: no text has 131,072 characters", error, seconds=seconds,
            folder=write("")[:-9])
     path = write(SST.replace("a cat", "long " * 2_000_000))
-    assert tables.read_rows(path, SENTIMENT, skip_bad_rows=True) == SST_ROWS[1:]
+    assert read_rows(path, SENTIMENT, skip_bad_rows=True) == SST_ROWS[1:]
 
 
 def refused(path, form, labelled=True):
     """Return the message of read_rows, which does not change with --skip_bad_rows where the whole file is bad."""
     with pytest.raises(UserError) as error:
-        tables.read_rows(path, form, labelled)
+        read_rows(path, form, labelled)
     assert path in str(error.value) and "\n" not in str(error.value)
     return str(error.value)
 
@@ -139,7 +139,7 @@ def test_bad_file(given, content, form, labelled, words, write, record, capsys):
     message = refused(path, form, labelled)
     assert all(word in message for word in words), message
     with pytest.raises(UserError) as error:
-        tables.read_rows(path, form, labelled, skip_bad_rows=True)
+        read_rows(path, form, labelled, skip_bad_rows=True)
     assert str(error.value) == message and not capsys.readouterr().out
     record("Data files", given, "refused, also with --skip_bad_rows", message, folder=path[:-9])
 
@@ -168,10 +168,10 @@ def test_a_file_too_large_for_data(write, record):
     assert "has 1.5 GiB, no data file is that large" in message and time.perf_counter() - begun < 1
     record("Data files", "a file of 1.5 GiB, such as weights", "refused before it is read", message, folder=path[:-9])
     os.truncate(path, len(SST))
-    assert tables.read_rows(path, SENTIMENT) == SST_ROWS
+    assert read_rows(path, SENTIMENT) == SST_ROWS
 
 
 def test_labels_of_one_kind_do_not_make_a_swapped_file(write, record):
     path = write(STS.replace("2.5", "0"))
-    assert [row[2] for row in tables.read_rows(path, SIMILARITY)] == [0.0, 1.0]
+    assert [row[2] for row in read_rows(path, SIMILARITY)] == [0.0, 1.0]
     record("Data files", "an STS file with the labels 0 and 1 only", "read: the columns tell the task", "the rows")

@@ -2,9 +2,11 @@
 
 import pytest
 
+import datasets
 from files import tables
 from files.errors import UserError
-from files.tables import PARAPHRASE, SENTIMENT, SIMILARITY
+from prepare_submit import prediction_ids
+from tasks import PARAPHRASE, SENTIMENT, SIMILARITY, read_rows
 
 SST = b"\tid\tsentence\tsentiment\n0\ts1\ta cat\t3\n%s1\ts2\ta dog\t4\n2\ts3\tthe \"good\" film\t0\n"
 QUORA = b"\tid\tsentence1\tsentence2\tis_duplicate\n0\tq1\ta\tb\t1.0\n%s1\tq2\tc\td\t0.0\n"
@@ -55,18 +57,18 @@ def test_bad_row(given, file, row, lost, sort, words, tmp_path, capsys, record):
     form, labelled = FORMS[file]
     path, whole = tmp_path / "file.csv", tmp_path / "whole.csv"
     whole.write_bytes(file % b"")
-    rows = tables.read_rows(whole, form, labelled)
+    rows = read_rows(whole, form, labelled)
     path.write_bytes(file % row)
     capsys.readouterr()
 
-    for read in (lambda: tables.read_rows(path, form, labelled), lambda: tables.prediction_ids(path)):
+    for read in (lambda: read_rows(path, form, labelled), lambda: prediction_ids(path, form, labelled)):
         with pytest.raises(UserError) as error:
             read()
         message = str(error.value)
         assert message.startswith(f"{path}, line {4 if 'second line' in given else 3}: ") and words in message
         assert "--skip_bad_rows" in message and "\n" not in message and not capsys.readouterr().out
 
-    kept = tables.read_rows(path, form, labelled, skip_bad_rows=True)
+    kept = read_rows(path, form, labelled, skip_bad_rows=True)
     swallowed = lost - row.count(b"\n") if sort == "behind an open quote" else 0  # good rows behind the quote
     assert kept == rows[:1] + rows[1 + swallowed:]
     said = capsys.readouterr()
@@ -81,13 +83,13 @@ def test_all_bad_rows_are_counted(tmp_path, capsys, record):
     bad = b"".join(b"9\tu%d\ta\t%d\n" % (i, 4 + i % 2) for i in range(40))
     path.write_bytes(SST % bad + b"9\ts1\ta\t3\n8\tv\ta\t\n")
     with pytest.raises(UserError, match=r"line 4: .*--skip_bad_rows\); 20 more, see `python -m scripts\.check_data"):
-        tables.read_rows(path, SENTIMENT)
+        read_rows(path, SENTIMENT)
     rows, report = tables.read_report(path, SENTIMENT)
     assert (len(rows), report.rows, report.skipped, len(report.bad)) == (23, 23, 22, 21)
     assert {sort: len(lines) for sort, lines in report.why.items()} == {
         "with a bad label": 20, "with a repeated id": 1, "without a label": 1}
     assert report.why["without a label"] == [46] and report.why["with a bad label"][:3] == [4, 6, 8]
-    tables.read_rows(path, SENTIMENT, skip_bad_rows=True)
+    read_rows(path, SENTIMENT, skip_bad_rows=True)
     said = capsys.readouterr().out
     assert "20 rows with a bad label skipped (line 4, 6, 8, ...)" in said and said.count("\n") == 1
     record("Data files", "several sorts of bad rows with --skip_bad_rows", "one line: how many of each sort, and where",
@@ -97,7 +99,7 @@ def test_all_bad_rows_are_counted(tmp_path, capsys, record):
 def test_rows_without_a_label(tmp_path, capsys, record):
     path = tmp_path / "file.csv"
     path.write_bytes(QUORA % b"9\tq9\ta\tb\t\n9\tq10\ta\t\t \n9\tq1\ta\tb\t\n")  # whatever their id is
-    assert [row[-1] for row in tables.read_rows(path, PARAPHRASE)] == ["q1", "q2"] == tables.prediction_ids(path)
+    assert [row[-1] for row in read_rows(path, PARAPHRASE)] == ["q1", "q2"] == prediction_ids(path, PARAPHRASE)
     said = capsys.readouterr()
     assert "3 rows without a label skipped (line 3, 4, 5)" in said.out and not said.err
     record("Data files", "rows without a label", "left out, as the course does, and counted", said.out, folder=tmp_path)
@@ -107,7 +109,7 @@ def test_nothing_is_left(tmp_path):
     path = tmp_path / "file.csv"
     path.write_bytes(SST.split(b"\n")[0] + b"\n0\ts1\ta\t7\n")
     with pytest.raises(UserError, match="holds no row"):
-        tables.read_rows(path, SENTIMENT, skip_bad_rows=True)
+        read_rows(path, SENTIMENT, skip_bad_rows=True)
 
 
 def test_load_multitask_data_passes_the_choice_on(tmp_path):
@@ -117,6 +119,6 @@ def test_load_multitask_data_passes_the_choice_on(tmp_path):
         files.append(tmp_path / name)
         files[-1].write_bytes(file % row)
     with pytest.raises(UserError, match="line 3"):
-        tables.load_multitask_data(*files)
-    sst, labels, para, sts = tables.load_multitask_data(*files, split="dev", skip_bad_rows=True)
+        datasets.load_multitask_data(*files)
+    sst, labels, para, sts = datasets.load_multitask_data(*files, split="dev", skip_bad_rows=True)
     assert (len(sst), labels, len(para), len(sts)) == (3, {3: 0, 4: 1, 0: 2}, 2, 2)

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from files import tables
 from files.errors import UserError
-from files.tables import FORMATS, PARAPHRASE, SENTIMENT, SIMILARITY
+from prepare_submit import prediction_ids
+from tasks import PARAPHRASE, SENTIMENT, SIMILARITY, formats, read_rows
 from tests.fuzz import damaged, fuzz
 
+FORMATS = SENTIMENT, PARAPHRASE, SIMILARITY
 HEADERS = {form: ["", "id", *form.texts, form.label] for form in FORMATS}
 CELLS = st.one_of(
     st.sampled_from(["a cat", "", " ", '"a" b', 'a "b"', "a\nb", "a\tb", "\u2028", "caf\u00e9", "\ufeff", "'"]),
@@ -59,7 +61,7 @@ def read(path, form, labelled, skip_bad_rows=False):
     """Return the rows, or None for a UserError: one line that names the file."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
-            return tables.read_rows(path, form, labelled, skip_bad_rows)
+            return read_rows(path, form, labelled, skip_bad_rows)
         except UserError as error:
             assert str(path) in str(error) and len(str(error)) < 2000
             return None
@@ -81,8 +83,8 @@ def check_consistency(path, form, labelled):
     texts = [text for row in left for text in row[:len(form.texts)]]
     assert not any("\0" in text or ("\n" in text and "\t" in text) for text in texts)
     assert len({len(row) for row in left}) == 1
-    if rows is not None and tables.recognise(path) == (form, labelled):
-        assert tables.prediction_ids(path) == ids
+    if rows is not None and tables.recognise(path, formats()) == (form, labelled):
+        assert prediction_ids(path, form, labelled) == ids
     return report
 
 
@@ -93,7 +95,7 @@ def test_sound_files_are_read_back(path, record):
         expected = [(*(form.clean(cell) for cell in cells[2:-1]), form.type(float(cells[-1])), cells[1].lower())
                     for cells in rows]
         assert (read(path, form, True) or []) == expected
-        assert not rows or tables.prediction_ids(path) == [row[-1] for row in expected]
+        assert not rows or prediction_ids(path, form) == [row[-1] for row in expected]
 
     n = fuzz(sound, 200, sound_files())
     record("Fuzzing", "sound data files: any texts, quoted or not, all line ends", "the rows that were written",
@@ -124,7 +126,7 @@ def test_damaged_files(path, record):
         check_consistency(path, form, labelled)
         recognised = None
         with contextlib.suppress(UserError):
-            recognised = tables.recognise(path)
+            recognised = tables.recognise(path, formats())
         assert recognised is None or recognised[0] in FORMATS
 
     forms = st.sampled_from(FORMATS)

@@ -8,8 +8,8 @@ import torch
 
 import datasets
 from extensions.heads.pairs import swapped
-from files import tables
 from multitask_classifier import MultitaskBERT, pack_pairs
+from tasks import PARAPHRASE, SIMILARITY, read_rows
 from tests.helpers.fixtures_tiny import tiny_bert_dir
 from tests.helpers.tokenizer_oracle import VOCAB, ask
 from tokenizer import BertTokenizer
@@ -54,9 +54,9 @@ def test_small_pairs_equal_ours_and_transformers(max_length, tokenizer):
 
 @pytest.mark.parametrize("max_length", [512, 65, 32])
 def test_real_pairs_equal_ours_and_transformers(max_length, tokenizer, course_dir):
-    rows = tables.read_rows(course_dir / "quora-dev.csv", tables.PARAPHRASE)
+    rows = read_rows(course_dir / "quora-dev.csv", PARAPHRASE)
     rows = sorted(rows, key=lambda row: -len(row[0]) - len(row[1]))[:60] + rows[:60]
-    rows += tables.read_rows(course_dir / "sts-dev.csv", tables.SIMILARITY)[:60]
+    rows += read_rows(course_dir / "sts-dev.csv", SIMILARITY)[:60]
     pairs, options = ([row[0] for row in rows], [row[1] for row in rows]), {
         "padding": True, "truncation": True, "max_length": max_length}
     packed = pack_pairs(*alone(tokenizer, pairs[0]), *alone(tokenizer, pairs[1]), max_length)
