@@ -15,7 +15,7 @@ import torch
 import sanity_check
 from bert import BertModel
 from config import BertConfig
-from files import downloads, http
+from files import http, pretrained
 from files.errors import UserError
 
 
@@ -79,7 +79,7 @@ def test_download_fetches_from_the_hub_and_says_when_it_cannot(cache, tmp_path, 
     with pytest.raises(UserError, match="--pretrained minilm"):
         sanity_check.check_bert_base(download=True)
     model = write_fake_bert(tmp_path / "hub" / "bert-base-uncased" / "resolve" / "main")
-    monkeypatch.setattr(downloads, "PINNED_SHA256", {})
+    monkeypatch.setattr(pretrained, "PINNED_SHA256", {})
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path / "hub")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

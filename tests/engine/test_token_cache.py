@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from datasets import SentencePairDataset
-from engine import batching, token_cache
+from engine import token_cache
 from engine.batching import bucket_loader
 from tokenizer import BertTokenizer
 
@@ -20,7 +20,7 @@ TEXTS = ["a cat", "the film is not [SEP] bad", "", "caf\u00e9 \ud800 guitar!"] +
 def folder(tmp_path, monkeypatch):
     """Return the cache's folder, in which any number of texts is kept."""
     monkeypatch.setattr(token_cache, "TOKEN_CACHE_TEXTS", 1)
-    monkeypatch.setattr(batching, "default_cache_dir", lambda: tmp_path)
+    monkeypatch.setattr(token_cache, "default_cache_dir", lambda: tmp_path)
     monkeypatch.delenv("MINBERT_TOKEN_CACHE", raising=False)
     return tmp_path / "tokens"
 

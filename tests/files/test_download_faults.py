@@ -81,7 +81,7 @@ GOOD = [  # given, the hub's answers, other addresses, the pauses, the GET reque
 
 @pytest.mark.parametrize(("given", "answer", "others", "waits", "gets"), GOOD, ids=[case[0] for case in GOOD])
 def test_what_mends_itself(given, answer, others, waits, gets, fetch, cache, pauses, monkeypatch, record):
-    monkeypatch.setattr(downloads, "TIMEOUT", 0.2)
+    monkeypatch.setattr(http, "TIMEOUT", 0.2)
     if isinstance(answer, str) and answer.startswith("HOST"):
         with serve(others) as other:  # another port: another host as far as downloads are concerned
             got, server = fetch(answer.replace("HOST", other.url))
@@ -96,7 +96,7 @@ def test_what_mends_itself(given, answer, others, waits, gets, fetch, cache, pau
 
 
 def test_a_body_that_drips(fetch, pauses, monkeypatch, record):
-    monkeypatch.setattr(downloads, "LEAST", (0.2, 1000))
+    monkeypatch.setattr(http, "LEAST", (0.2, 1000))
     got, server = fetch([Reply(BODY, headers=WHOLE, drip=100), BODY])
     assert got == BODY and pauses == [1] and server.log[-1][2].startswith("bytes=")
     record("Downloads", "a body of which a byte comes now and then", "broken off, taken up where it stopped",
@@ -163,7 +163,7 @@ def test_pinned_digest(name, fetch, cache, monkeypatch, record):
 def test_a_part_of_other_content_is_not_trusted(fetch, cache, monkeypatch, pauses):
     """A digest that fails after a part was taken up: once more, from the start."""
     digests = {"bert-base-uncased": {"vocab.txt": hashlib.sha256(BODY).hexdigest()}}
-    monkeypatch.setattr(downloads, "PINNED_SHA256", digests)
+    monkeypatch.setattr(pretrained, "PINNED_SHA256", digests)
     (cache / "bert-base-uncased").mkdir(parents=True)
     name = f"vocab.txt.{downloads.url_to_filename(etag(BODY))[:8]}.part"
     (cache / "bert-base-uncased" / name).write_bytes(b"?" * 1000)

@@ -10,7 +10,7 @@ import requests
 from tqdm import tqdm
 from urllib3 import HTTPResponse
 
-from files import downloads, http
+from files import http
 from files.downloads import cached_path, get_from_cache
 from files.errors import UserError
 from files.http import OFFLINE_VARIABLES
@@ -100,7 +100,7 @@ def test_secrets_of_an_address_are_not_shown(answer, capsys, record):
 
 
 def test_progress_bar_names_the_file_alone(monkeypatch, capsys):
-    monkeypatch.setattr(downloads, "tqdm", lambda **options: tqdm(**{**options, "disable": False}))
+    monkeypatch.setattr(http, "tqdm", lambda **options: tqdm(**{**options, "disable": False}))
     with serve({"/x.bin?sig=xyz": b"x"}) as server:
         get_from_cache(server.url.replace("//", "//user:pass@") + "/x.bin?sig=xyz")
     said = capsys.readouterr().err

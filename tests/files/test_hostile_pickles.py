@@ -13,7 +13,7 @@ import torch
 
 from bert import BertModel
 from config import BertConfig
-from engine import batching, token_cache
+from engine import token_cache
 from tests.files.test_hostile_config import SMALL
 from tests.helpers.hostile import Payload, refused, save_hostile
 from tokenizer import BertTokenizer
@@ -91,7 +91,7 @@ def test_the_optimizers_reference(given, write, folder, touched, record):
 
 def test_the_token_cache(tmp_path, touched, bert_dir, monkeypatch, record):
     monkeypatch.setattr(token_cache, "TOKEN_CACHE_TEXTS", 1)
-    monkeypatch.setattr(batching, "default_cache_dir", lambda: tmp_path)
+    monkeypatch.setattr(token_cache, "default_cache_dir", lambda: tmp_path)
     monkeypatch.delenv("MINBERT_TOKEN_CACHE", raising=False)
     tokenizer, texts = BertTokenizer.from_pretrained(bert_dir), ["a film"]
     expected = token_cache.tokenize(texts, tokenizer).ids.tolist()
@@ -131,8 +131,9 @@ def loads(tree):
 
 
 # How often tests do so on purpose: they make hostile files and prove that these are, and read what they wrote.
-ON_PURPOSE = {"tests/hostile.py": 2, "tests/test_hostile_pickles.py": 1, "tests/test_tokenizer.py": 1,
-              "tests/script_runs.py": 1, "tests/test_contract.py": 1}
+ON_PURPOSE = {"tests/helpers/hostile.py": 2, "tests/files/test_hostile_pickles.py": 1,
+              "tests/course/test_tokenizer.py": 1, "tests/helpers/script_runs.py": 1,
+              "tests/course/test_contract.py": 1}
 
 
 def test_nothing_in_the_tree_reads_a_pickle_that_may_run_code(record):

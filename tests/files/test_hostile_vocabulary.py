@@ -8,7 +8,7 @@ from safetensors.numpy import save
 
 from bert import BertModel
 from config import BertConfig
-from engine import batching, token_cache
+from engine import token_cache
 from engine.batching import Sequences
 from engine.token_cache import token_digest
 from files.errors import UserError
@@ -106,7 +106,7 @@ CACHED = {  # files of the token cache with the right key and digest: (ids, offs
 @pytest.mark.parametrize("given", CACHED)
 def test_the_token_cache(given, tmp_path, bert_dir, monkeypatch, record):
     monkeypatch.setattr(token_cache, "TOKEN_CACHE_TEXTS", 1)
-    monkeypatch.setattr(batching, "default_cache_dir", lambda: tmp_path)
+    monkeypatch.setattr(token_cache, "default_cache_dir", lambda: tmp_path)
     monkeypatch.delenv("MINBERT_TOKEN_CACHE", raising=False)
     tokenizer, texts = BertTokenizer.from_pretrained(bert_dir), ["a film", "the cat"]
     expected = token_cache.tokenize(texts, tokenizer)

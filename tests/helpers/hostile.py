@@ -103,8 +103,8 @@ def outcome(load, path):
 @cache
 def server():
     """Return the process that answers, begun once."""
-    process = subprocess.Popen([sys.executable, "-m", "tests.hostile"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               text=True, cwd=Path(__file__).parents[2],
+    process = subprocess.Popen([sys.executable, "-m", "tests.helpers.hostile"], stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2],
                                env={**os.environ, "OMP_NUM_THREADS": "1", "MINBERT_HUB": "http://127.0.0.1:9"})
     atexit.register(lambda: process.communicate())
     return process
