@@ -36,8 +36,9 @@ def pearson(predictions, labels):
 
 def is_finite(text):
     """Tell whether the text is a decimal number of a sensible length; nan and inf are not."""
-    number = re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", text, re.ASCII)
-    return len(text) < 100 and number is not None and math.isfinite(float(text))
+    if len(text) >= 100 or not re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", text, re.ASCII):
+        return False
+    return math.isfinite(float(text))
 
 
 @dataclass(frozen=True)

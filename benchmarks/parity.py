@@ -23,6 +23,7 @@ from extensions import SCHEDULES, TASK_LOSSES
 from files.errors import Parser, run_script
 from files.pretrained import CONFIG_NAME, pretrained_file
 from multitask_classifier import ROOT, MultitaskBERT, get_args, training_loaders
+from tasks import COURSE_TASKS, TASKS
 from tests.helpers.oracle import run_oracle
 from utils import seed_everything
 
@@ -98,8 +99,8 @@ def our_losses(args, steps):
     """
     seed_everything(args.seed)
     model = MultitaskBERT(args)
-    heads = {"sst": model.sentiment_head, "para": model.paraphrase_head, "sts": model.similarity_head}
-    initial = {task: [p.detach().clone() for p in task_head.parameters()] for task, task_head in heads.items()}
+    initial = {task: [p.detach().clone() for p in getattr(model, TASKS[task].head).parameters()]
+               for task in COURSE_TASKS}
     loaders = training_loaders(args)
     rows = {task: {row[-1]: row for row in loader.dataset.dataset} for task, loader in loaders.items()}
     losses, seen = [], []
@@ -109,7 +110,7 @@ def our_losses(args, steps):
             loss = TASK_LOSSES[LOSSES[task]](model, batch)
             losses.append((task, loss.item()))
             columns = [list(column) for column in zip(*(rows[task][i] for i in batch["sent_ids"]), strict=True)]
-            seen.append((task, columns[0], columns[1] if task != "sst" else None, columns[-2]))
+            seen.append((task, columns[0], columns[1] if TASKS[task].is_pair else None, columns[-2]))
             return loss
         return loss_of
 

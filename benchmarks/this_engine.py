@@ -12,15 +12,15 @@ from torch import nn
 
 import evaluation
 from config import BertConfig
-from datasets import SentenceClassificationDataset, SentencePairDataset
+from datasets import dataset_of
 from engine import step
 from engine.batching import bucket_loader, scoring_size
 from engine.cpu import fit_threads, keep_freed_memory
-from engine.losses import LOSSES
 from engine.progress import MeanLosses
 from extensions import TASK_LOSSES
 from multitask_classifier import MultitaskBERT, get_args
 from optimizer import AdamW
+from tasks import TASKS
 from utils import get_device, seed_everything
 
 # Where a means is switched off: modules, a name in each, and what stands in for it.
@@ -70,7 +70,7 @@ class ThisEngine:
         self.optimizer = step.make_optimizer(self.model, self.args)
         if "fused AdamW" in self.off:
             self.optimizer = AdamW(self.optimizer.param_groups)
-        self.step = step.make_step(self.model, {task: TASK_LOSSES[LOSSES[task]] for task in rows},
+        self.step = step.make_step(self.model, {task: TASK_LOSSES[TASKS[task].loss] for task in rows},
                                      self.optimizer, self.device, self.args)
 
         rng = np.random.default_rng(job["seed"])
@@ -89,9 +89,7 @@ class ThisEngine:
     def load(self, rows):
         """Build data sets and loaders of {task: rows} anew."""
         rows = {task: [(*row, str(i)) for i, row in enumerate(task_rows)] for task, task_rows in rows.items()}
-        self.data = {"sst": SentenceClassificationDataset(rows["sst"], self.args),
-                     "para": SentencePairDataset(rows["para"], self.args),
-                     "sts": SentencePairDataset(rows["sts"], self.args, isRegression=True)}
+        self.data = {task: dataset_of(task, task_rows, self.args) for task, task_rows in rows.items()}
         self.loaders = {task: bucket_loader(dataset, self.args.batch_size, self.args.max_tokens, shuffle=True,
                                             seed=self.args.seed + i, pin_memory=self.device.type == "cuda")
                         for i, (task, dataset) in enumerate(self.data.items())}
@@ -126,8 +124,7 @@ class ThisEngine:
         """Score the batches."""
         loader = [self.score_loaders[task].build(batch) for batch in batches]
         with step.autocast(self.device, self.args.precision):
-            evaluation.predict_tasks(*(loader if task == name else None for name in evaluation.TASKS), self.model,
-                                     self.device)
+            evaluation.evaluate_tasks({task: loader}, self.model, self.device)
 
     def report(self):
         """Return what is peculiar to this contender."""

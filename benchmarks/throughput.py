@@ -25,7 +25,7 @@ from statistics import median
 
 import torch
 
-from benchmarks.workload import SCORE_EXAMPLES, TASKS, TRAIN_EXAMPLES, epoch_work, packed, workload
+from benchmarks.workload import COURSE_TASKS, SCORE_EXAMPLES, TRAIN_EXAMPLES, epoch_work, packed, workload
 from engine.cpu import fit_threads
 from engine.step import bf16_in_hardware
 from files.errors import Parser, UserError, run_script
@@ -100,12 +100,12 @@ def result_of(contender, lengths, flops, rate):
     """Return one contender's measurements, scaled to the course's epoch."""
     ready, total = contender.ready, sum(TRAIN_EXAMPLES.values())
     seconds = median(epochs(contender, lengths))
-    times = {task: TRAIN_EXAMPLES[task] / len(lengths[task]) for task in TASKS}  # the epoch over the rows at hand
-    steps = sum(ready["batches"][task] * times[task] for task in TASKS)
-    real, padded = (sum(ready["tokens"][task][i] * times[task] for task in TASKS) for i in (0, 1))
+    times = {task: TRAIN_EXAMPLES[task] / len(lengths[task]) for task in lengths}  # epochs at hand in a whole one
+    steps = sum(ready["batches"][task] * times[task] for task in COURSE_TASKS)
+    real, padded = (sum(ready["tokens"][task][i] * times[task] for task in COURSE_TASKS) for i in (0, 1))
     # tokenizing takes time in proportion to the tokens
-    at_hand = {task: packed(lengths[task]).sum() for task in TASKS}
-    whole = sum(at_hand[task] * times[task] for task in TASKS) / sum(at_hand.values())
+    at_hand = {task: packed(lengths[task]).sum() for task in COURSE_TASKS}
+    whole = sum(at_hand[task] * times[task] for task in COURSE_TASKS) / sum(at_hand.values())
     startup = {what: s * (whole if what.startswith("tokenizing") else 1) for what, s in ready["startup"].items()}
     again = contender.warmed["again"] or median(sum(s.values()) for s in contender.rounds)
     startup["first use"] = max(0.0, contender.warmed["first"] - again)
@@ -114,10 +114,10 @@ def result_of(contender, lengths, flops, rate):
     scoring = contender.ask("score")
     return {
         "examples_per_s": total / seconds,
-        "examples_per_s_by_task": {task: 1 / median(epochs(contender, lengths, {task: 1})) for task in TASKS},
+        "examples_per_s_by_task": {task: 1 / median(epochs(contender, lengths, {task: 1})) for task in COURSE_TASKS},
         "ms_per_step": 1000 * seconds / steps, "epoch_s": seconds,
         "epoch_s_rounds": epochs(contender, lengths), "mfu": flops / seconds / rate, "padding_share": 1 - real / padded,
-        "padding_share_by_task": {task: 1 - ready["tokens"][task][0] / ready["tokens"][task][1] for task in TASKS},
+        "padding_share_by_task": {task: 1 - ready["tokens"][task][0] / ready["tokens"][task][1] for task in lengths},
         "peak_gib": report.pop("peak_bytes") / GIB, "startup_s": startup,
         "scoring_s": scaled(contender, "score", scoring, lengths, SCORE_EXAMPLES), **report,
     }
@@ -275,7 +275,7 @@ def main(argv=None):
             for name in names:
                 # a textbook's step takes as long as many of the others'
                 steps = max(1, args.steps // 4) if name == "textbook" else args.steps
-                samples = {task: steps if task == "para" else max(1, steps // 4) for task in TASKS}
+                samples = {task: steps if task == "para" else max(1, steps // 4) for task in COURSE_TASKS}
                 own = os.path.join(folder, f"{name}-{batch_size}")
                 os.mkdir(own)
                 jobs[name] = {"rows": path, "vocab": str(vocab), "folder": own, "architecture": architecture,

@@ -11,13 +11,12 @@ import os
 
 import numpy as np
 
-from datasets import load_multitask_data
+from datasets import read_tasks
 from files.errors import UserError
+from tasks import COURSE_TASKS, TASKS
 
-TASKS = ("sst", "para", "sts")
 TRAIN_EXAMPLES = {"sst": 8544, "para": 141506, "sts": 6040}
 SCORE_EXAMPLES = {"sst": 1101 + 2210, "para": 20212 + 40431, "sts": 863 + 1725}  # dev and test
-FILES = ("ids-sst-train.csv", "quora-train.csv", "sts-train.csv")
 SAMPLE_DIR = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "data", "sample")
 # How many training rows have how many tokens as one packed sequence: the first length, the counts of it and those
 # that follow, the lengths of the few longer rows. Of Quora 19,632 of the course's rows were at hand.
@@ -43,12 +42,11 @@ LENGTHS = {
 
 def read_files(folder):
     """Return {task: rows (texts..., label)} of the course's three training files, or None where there are not all."""
-    paths = [os.path.join(folder, name) for name in FILES]
-    if not all(map(os.path.isfile, paths)):
+    paths = {task: TASKS[task].data_file(folder, "train") for task in COURSE_TASKS}
+    if not all(map(os.path.isfile, paths.values())):
         return None
     with contextlib.redirect_stdout(io.StringIO()):  # it prints what it loads
-        sst, _, para, sts = load_multitask_data(*paths)
-    return {task: [row[:-1] for row in rows] for task, rows in zip(TASKS, (sst, para, sts))}  # without the id
+        return {task: [row[:-1] for row in rows] for task, rows in read_tasks(paths).items()}  # without the id
 
 
 def sample_words(tokenizer):
@@ -81,9 +79,9 @@ def lengths_of(task):
 def made_up(tokenizer, rng):
     """Return {task: rows} as `read_files`, of the lengths in LENGTHS."""
     words, rows = sample_words(tokenizer), {}
-    for task in TASKS:
+    for task in COURSE_TASKS:
         lengths = rng.permutation(lengths_of(task))
-        if task == "sst":
+        if not TASKS[task].is_pair:
             rows[task] = [(text_of(n - 2, words), int(rng.integers(5))) for n in lengths]
             continue
         # of the three special tokens two remain; one text has about half of a pair's tokens: sd 9 % and 6 %
@@ -103,8 +101,8 @@ def workload(folder, limit, tokenizer, seed):
     rows, source = read_files(folder), folder
     if rows is None:
         rows, source = made_up(tokenizer, rng), "words of data/sample in the lengths of the course's rows"
-    rows = {task: [rows[task][i] for i in rng.permutation(len(rows[task]))[:limit]] for task in TASKS}
-    lengths = {task: [[len(tokenizer.encode(text)) for text in row[:-1]] for row in rows[task]] for task in TASKS}
+    rows = {task: [rows[task][i] for i in rng.permutation(len(rows[task]))[:limit]] for task in COURSE_TASKS}
+    lengths = {task: [[len(tokenizer.encode(text)) for text in row[:-1]] for row in rows[task]] for task in rows}
     return rows, lengths, source
 
 

@@ -30,11 +30,10 @@ import numpy as np
 
 from engine.arguments import number
 from engine.run_folder import Run, plain
-from evaluation import overall_score
 from files.errors import Parser, UserError, run_script
 from files.writing import atomic_write
 from multitask_classifier import get_parser
-from tasks import COURSE_TASKS
+from tasks import TASKS, overall_score, with_course_tasks
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLED = ("ids-sst-train.csv", "quora-train.csv", "sts-train.csv", "quora-dev.csv",
@@ -119,7 +118,7 @@ def run(name, flags, seed, folder, data_dir):
     if ended.returncode:
         raise UserError(f"{name}, seed {seed}: {shlex.join(command[1:])}\n{ended.stdout[-500:]}{ended.stderr[-2000:]}")
     best = best_scoring(run_dir)
-    for task in COURSE_TASKS:  # a model of its own after --per_task_epochs
+    for task in TASKS:  # a model of its own after --per_task_epochs
         if (run_dir / task).is_dir():
             best["dev"][task] = best_scoring(run_dir / task)["dev"][task]
     best["score"] = overall_score(best["dev"])
@@ -154,8 +153,10 @@ def best_scoring(run_dir):
 
 def table(rows, results):
     """Return the results of these rows, (name, flags added to the base), as a markdown table in their order."""
-    titles = ("", "SST", "Para", "STS", "overall", "over base", "seeds", "minutes", "trained", "examples/s", "GiB",
-              "flags added to the base")
+    tasks = with_course_tasks([name for result in results for name in result])
+    further = [TASKS[task].form.name for task in tasks[3:]]
+    titles = ("", "SST", "Para", "STS", *further, "overall", "over base", "seeds", "minutes", "trained", "examples/s",
+              "GiB", "flags added to the base")
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     base = rows[0][0]
     with_base = {result["seed"]: result["overall"] for result in results if result["name"] == base}
@@ -163,17 +164,17 @@ def table(rows, results):
         runs = sorted((result for result in results if result["name"] == name), key=lambda run: run["seed"])
         if runs:
             added = ["", ""] if name == base else [gain(runs, with_base), f"`{shlex.join(flags)}`"]
-            lines.append(f"| {' | '.join([name, *scores(runs), added[0], *costs(runs), added[1]])} |")
+            lines.append(f"| {' | '.join([name, *scores(runs, tasks), added[0], *costs(runs), added[1]])} |")
     return "\n".join(lines) + "\n"
 
 
-def scores(runs):
-    """Return the cells of the dev scores of the runs of one row: mean ± sd over the seeds."""
+def scores(runs, tasks):
+    """Return the cells of the dev scores of the runs of one row: mean ± sd over the seeds; none of a task left out."""
     cells = []
-    for metric in (*COURSE_TASKS, "overall"):
-        values = [run[metric] for run in runs]
+    for metric in (*tasks, "overall"):
+        values = [run[metric] for run in runs if metric in run]
         sd = f" ± {of_one(statistics.stdev(values))}" if len(values) > 1 else ""
-        cells.append(of_one(statistics.mean(values)) + sd)
+        cells.append(of_one(statistics.mean(values)) + sd if values else "")
     return cells
 
 

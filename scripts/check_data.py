@@ -18,7 +18,8 @@ from typing import NamedTuple
 import numpy as np
 
 from files.errors import Parser, UserError, run_script
-from files.tables import SIMILARITY, FileFormat, Report, read_report, recognise
+from files.tables import FileFormat, Report, names_of, read_report, recognise
+from tasks import formats
 
 SHOWN = 20  # lines and bad rows of one file
 
@@ -70,11 +71,11 @@ def lengths_of(rows, form, tokenizer):
 
 
 def balance(labels, form):
-    """Return how often each label occurs; of a similarity, how often each whole step up to it."""
-    steps = Counter(int(label) if form is SIMILARITY else label for label in labels)
-    shares = [f"{step}{'+' * (form is SIMILARITY)}: {count} ({count / len(labels):.1%})"
-              for step, count in sorted(steps.items())]
-    return ", ".join(shares) + (f"; mean {np.mean(labels):.2f}" if form is SIMILARITY else "")
+    """Return how often each label occurs; of real numbers, how often each whole step up to them."""
+    real = form.type is float
+    steps = Counter(int(label) if real else label for label in labels)
+    shares = [f"{step}{'+' * real}: {count} ({count / len(labels):.1%})" for step, count in sorted(steps.items())]
+    return ", ".join(shares) + (f"; mean {np.mean(labels):.2f}" if real else "")
 
 
 def repeats(rows, form, labelled):
@@ -92,13 +93,13 @@ def show(path, max_length, tokenizer):
     """Print what is to be known of one file; return its File, or None when none of it can be read."""
     print(f"\n{path}")
     try:
-        form, labelled = recognise(path)
-        rows, report = read_report(path, form, labelled)
+        form, labelled = recognise(path, formats())
+        rows, report = read_report(path, form, labelled, formats())
     except UserError as error:
         print(f"  refused   {error}")
         return None
     pairs = len(form.texts) == 2
-    print(f"  kind      {form.name if labelled or not pairs else 'Quora or STS'}, with{'out' * (not labelled)} labels")
+    print(f"  kind      {names_of(form, formats(), labelled)}, with{'out' * (not labelled)} labels")
     print(f"  rows      {report.rows} read, {report.skipped} skipped, {report.empty} with an empty text")
     for sort, lines in report.why.items():
         print(f"  skipped   {len(lines)} {sort}, line {some(lines, ', ')}")

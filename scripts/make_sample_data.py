@@ -14,10 +14,10 @@ from collections import namedtuple
 from pathlib import Path
 
 from files.errors import Parser, run_script
+from tasks import COURSE_TASKS, SPLITS, TASKS
 
 SOURCES = Path(__file__).parent / "sample"
 SAMPLE_DIR = Path(__file__).parent.parent / "data" / "sample"
-SPLITS = ("train", "dev", "test")
 # SST uses the brackets and quotation marks of the Penn Treebank, with its tokens spaced apart.
 TREEBANK = [
     (r'"([^"]*)"', r"`` \1 ''"),
@@ -43,25 +43,30 @@ def treebank(sentence):
     return " " + " ".join(sentence.split())
 
 
+def source_of(task):
+    """Return the name of a task's source, which its ids depend on: sst, quora or sts, as the course names its files."""
+    return TASKS[task].files.removeprefix("ids-").removesuffix("-{}.csv")
+
+
 def source_lines(task):
     """Return the lines of a task's source without its comments; blank lines stay."""
-    text = (SOURCES / f"{task}.txt").read_text(encoding="utf-8")
+    text = (SOURCES / f"{source_of(task)}.txt").read_text(encoding="utf-8")
     return [line for line in text.splitlines() if not line.startswith("#")]
 
 
-def sst_rows():
-    """Return the rows of sst.txt: one a line, "+" continuing the family of the line above."""
+def sentence_rows(task):
+    """Return the rows of single texts: one a line, "+" continuing the family of the line above."""
     rows, family = [], -1
-    for line in filter(None, source_lines("sst")):
+    for line in filter(None, source_lines(task)):
         family += not line.startswith("+")
         label, sentence = line.lstrip("+").split(" ", 1)
         sentence = treebank(sentence)
-        rows.append(Row(len(rows), family, digest("sst", sentence), (sentence,), int(label)))
+        rows.append(Row(len(rows), family, digest(source_of(task), sentence), (sentence,), int(label)))
     return rows
 
 
 def pair_rows(task):
-    """Return the rows of quora.txt or sts.txt: the first line of each block with every line below it."""
+    """Return the rows of pairs: the first line of each block with every line below it."""
     rows, first, family = [], None, -1
     for line in source_lines(task):
         if not line:
@@ -70,48 +75,42 @@ def pair_rows(task):
             first, family = line, family + 1
         else:
             mark, second = line.split(" ", 1)
-            label = {"=": 1.0, "!": 0.0}[mark] if task == "quora" else float(mark)
+            label = {"=": 1.0, "!": 0.0}[mark] if TASKS[task].kind == "binary" else float(mark)
             # A sentence that others share must not always stand first.
             pair = sorted([first, second], key=digest)
-            rows.append(Row(len(rows), family, digest(task, *pair), tuple(pair), label))
+            rows.append(Row(len(rows), family, digest(source_of(task), *pair), tuple(pair), label))
     return rows
 
 
 def task_rows(task):
-    """Return all rows of "sst", "quora" or "sts", in the order of the source."""
-    return sst_rows() if task == "sst" else pair_rows(task)
+    """Return all rows of a task, in the order of the source."""
+    return pair_rows(task) if TASKS[task].is_pair else sentence_rows(task)
 
 
 def split_rows(task):
-    """Return {split: rows}: whole families dealt out 10 : 5 : 2 to train, dev and test, SST's class by class."""
-    families = {}
+    """Return {split: rows}: whole families dealt out 10 : 5 : 2 to train, dev and test, classes one by one."""
+    families, by_class = {}, TASKS[task].kind == "classes"
     for row in task_rows(task):
         families.setdefault(row.family, []).append(row)
-    order = sorted(families.values(), key=lambda rows: (rows[0].label if task == "sst" else 0, rows[0].id))
+    order = sorted(families.values(), key=lambda rows: (rows[0].label if by_class else 0, rows[0].id))
     splits = {split: [] for split in SPLITS}
     for i, rows in enumerate(order):
         splits["test" if i % 17 < 2 else "dev" if i % 17 < 7 else "train"] += rows
     return {split: sorted(rows, key=lambda row: row.id) for split, rows in splits.items()}
 
 
-def file_name(task, split):
-    """Return the course's name of the file that holds a split of a task."""
-    return f"{'ids-sst' if task == 'sst' else task}-{split}{'-student' if split == 'test' else ''}.csv"
-
-
 def file_text(task, split, rows):
     """Return the content of one file, byte for byte as the course writes such files."""
-    sentences = ["sentence"] if task == "sst" else ["sentence1", "sentence2"]
-    labels = {"sst": "sentiment", "quora": "is_duplicate", "sts": "similarity"}
+    sentences, label = [*TASKS[task].form.texts], TASKS[task].form.label
     out = io.StringIO()
     writer = csv.writer(out, delimiter="\t", lineterminator="\n")
-    if task == "sst" and split == "test":  # the course's file went through pandas twice and has two indices
+    if not TASKS[task].is_pair and split == "test":  # the course's file went through pandas twice and has two indices
         writer.writerow(["0", "", "id"] + sentences)
         writer.writerows([i + 1, float(i), row.id, *row.sentences] for i, row in enumerate(rows))
     else:
-        writer.writerow(["", "id"] + sentences + [labels[task]] * (split != "test"))
+        writer.writerow(["", "id"] + sentences + [label] * (split != "test"))
         for i, row in enumerate(rows):
-            index = i if task == "sst" else row.number
+            index = row.number if TASKS[task].is_pair else i
             writer.writerow([index, row.id, *row.sentences] + [row.label] * (split != "test"))
     return out.getvalue()
 
@@ -119,8 +118,8 @@ def file_text(task, split, rows):
 def sample_files():
     """Return {file name: content} of the nine files."""
     return {
-        file_name(task, split): file_text(task, split, rows)
-        for task in ("sst", "quora", "sts")
+        TASKS[task].files.format(SPLITS[split]): file_text(task, split, rows)
+        for task in COURSE_TASKS
         for split, rows in split_rows(task).items()
     }
 

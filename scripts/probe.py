@@ -21,19 +21,19 @@ import torch
 
 from bert import BertModel
 from classifier import BertSentimentClassifier
-from datasets import SentenceClassificationDataset, SentencePairDataset
+from datasets import dataset_of, low_shot
 from engine.arguments import number, path_name
 from engine.batching import bucket_loader
 from engine.checkpoint import load_checkpoint, load_weights, restoring, with_stored
-from engine.losses import LOSSES, total_loss
+from engine.losses import total_loss
 from engine.step import to_device
-from evaluation import collect, model_eval_multitask, overall_score, sentiment_scores
+from evaluation import collect, evaluate_tasks, scores_of, sentiment_scores
 from extensions import TASK_LOSSES
 from extensions.heads.pooling import hidden_states_of, mean_of
 from files.errors import Parser, UserError, run_script
-from files.tables import FORMATS, SENTIMENT, read_rows, require_files
+from files.tables import require_files
 from files.writing import atomic_write
-from multitask_classifier import FILES, MultitaskBERT, low_shot
+from multitask_classifier import MultitaskBERT
 from scripts._analysis import (
     attentions_of,
     gated_heads,
@@ -47,7 +47,7 @@ from scripts._analysis import (
     sum_over_tokens,
 )
 from scripts._probe_report import picture, tables
-from tasks import COURSE_TASKS
+from tasks import COURSE_TASKS, TASKS, in_order, overall_score, read_rows
 from utils import get_device
 
 SHARES = [step / 10 for step in range(10)]  # of the heads, pruned
@@ -71,18 +71,13 @@ def load(args):
 
 
 def rows_of(path, task, args):
-    """Return a data set of --rows random rows of a file of `task`, or of "cfimdb"."""
-    form = SENTIMENT if task == "cfimdb" else FORMATS[COURSE_TASKS.index(task)]
-    rows = low_shot(read_rows(path, form, labelled=True), args.rows, args.seed)
-    if task in ("sst", "cfimdb"):
-        return SentenceClassificationDataset(rows, args.stored)
-    return SentencePairDataset(rows, args.stored, isRegression=task == "sts")
+    """Return a data set of --rows random rows of a file of `task`."""
+    return dataset_of(task, low_shot(read_rows(path, TASKS[task].form), args.rows, args.seed), args.stored)
 
 
 def files_of(args, task):
     """Return the training and the dev file of a task."""
-    name = "ids-cfimdb-{}.csv" if task == "cfimdb" else FILES[task]
-    return [Path(args.data_dir, name.format(split)) for split in ("train", "dev")]
+    return [Path(TASKS[task].data_file(args.data_dir, split)) for split in ("train", "dev")]
 
 
 @torch.no_grad()
@@ -113,7 +108,7 @@ def probes(bert, data, device):
     for task, (train, dev) in data.items():
         x, _, labels = encode(bert, train, task, device, watch=False)
         dev_x, found, dev_labels = encode(bert, dev, task, device)
-        score = probe_correlation if task == "sts" else probe_accuracy
+        score = probe_correlation if TASKS[task].kind == "real" else probe_accuracy
         scores[task] = [score(a.numpy(), labels.numpy(), b.numpy(), dev_labels.numpy())
                         for a, b in zip(x, dev_x, strict=True)]
         states.append(dev_x)
@@ -126,7 +121,7 @@ def losses_of(model, stored):
     if isinstance(model, BertSentimentClassifier):
         return {getattr(stored, "data_set", "sst" if model.num_labels == 5 else "cfimdb"): TASK_LOSSES["ce"]}
     named = getattr(stored, "loss", None) or {}
-    return {task: total_loss(named.get(task) or [LOSSES[task]]) for task in getattr(stored, "tasks", COURSE_TASKS)}
+    return {task: total_loss(named.get(task) or [TASKS[task].loss]) for task in getattr(stored, "tasks", COURSE_TASKS)}
 
 
 def loaders_of(model, data, split):
@@ -142,8 +137,7 @@ def dev_score(model, loaders, device):
         [(task, loader)] = loaders.items()
         accuracy, *_ = sentiment_scores(*collect(loader, model, lambda batch: model.logits(to_device(batch, device))))
         return accuracy, {task: accuracy}
-    results = model_eval_multitask(*(loaders.get(task) for task in COURSE_TASKS), model, device)
-    scores = {task: results[3 * i] for i, task in enumerate(COURSE_TASKS) if task in loaders}
+    scores = scores_of(evaluate_tasks(loaders, model, device))
     return overall_score(scores), scores
 
 
@@ -174,7 +168,7 @@ def get_args(argv=None):
     parser.add_argument("--data_dir", type=path_name, default="data", help="folder of the course's files")
     parser.add_argument("--rows", type=number(int, 10), default=1000, metavar="N",
                         help="rows of a file (default: 1000)")
-    parser.add_argument("--tasks", nargs="+", choices=COURSE_TASKS, default=COURSE_TASKS, help="what to probe for")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=COURSE_TASKS, help="what to probe for")
     parser.add_argument("--seed", type=number(int, 0, 2**32 - 1), default=0, help="of the choice of rows")
     parser.add_argument("--use_gpu", action="store_true", help="compute on CUDA, or else on Apple's MPS")
     parser.add_argument("--out", type=Path, default=Path("runs/probe"), help="folder of the results")
@@ -191,7 +185,7 @@ def main(argv=None):
     require_files(str(path) for task in losses for path in files_of(args, task))
     data = {task: [rows_of(str(path), task, args) for path in files_of(args, task)]
             for task in dict.fromkeys([*args.tasks, *losses])}
-    probed = {task: data[task] for task in COURSE_TASKS if task in args.tasks}
+    probed = {task: data[task] for task in in_order(args.tasks)}
     if any(len(set(train.labels(train.dataset).tolist())) < 2 for train, _ in probed.values()):
         raise UserError("the rows of a task have all the same label: nothing to probe for; give more --rows")
 

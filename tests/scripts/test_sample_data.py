@@ -6,9 +6,9 @@ from collections import Counter
 import pytest
 
 from scripts import make_sample_data
-from scripts.make_sample_data import SAMPLE_DIR, SPLITS, file_name, sample_files, split_rows, task_rows, treebank
+from scripts.make_sample_data import SAMPLE_DIR, SPLITS, sample_files, split_rows, task_rows, treebank
+from tasks import COURSE_TASKS, TASKS
 
-TASKS = ("sst", "quora", "sts")
 SIZES = {"train": (250, 400), "dev": (140, 200), "test": (50, 90)}  # rows a task
 
 
@@ -65,7 +65,7 @@ def test_treebank_spacing():
     assert treebank("I can't wait... really, 5,000 times!") == " I ca n't wait ... really , 5,000 times !"
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", COURSE_TASKS)
 def test_splits_are_whole_and_apart(task):
     splits = split_rows(task)
     rows = [row for split in SPLITS for row in splits[split]]
@@ -75,7 +75,7 @@ def test_splits_are_whole_and_apart(task):
         assert least <= len(splits[split]) <= most
         column = 3 if (task, split) == ("sst", "test") else 2
         written = [tuple(row[column:][:len(splits[split][0].sentences)])
-                   for row in read(SAMPLE_DIR / file_name(task, split))[1:]]
+                   for row in read(TASKS[task].data_file(SAMPLE_DIR, split))[1:]]
         assert written == [row.sentences for row in splits[split]]
     homes = {}
     for split in SPLITS:
@@ -86,11 +86,11 @@ def test_splits_are_whole_and_apart(task):
 
 
 def test_ids_are_unique_over_all_files():
-    ids = [row.id for task in TASKS for row in task_rows(task)]
+    ids = [row.id for task in COURSE_TASKS for row in task_rows(task)]
     assert len(set(ids)) == len(ids)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", COURSE_TASKS)
 def test_families_have_at_most_five_rows_and_one_split(task):
     splits = split_rows(task)
     assert max(Counter(row.family for row in task_rows(task)).values()) <= 5
@@ -100,7 +100,7 @@ def test_families_have_at_most_five_rows_and_one_split(task):
 
 def test_no_pattern_hides_behind_several_families():
     """Not more than five sentences of a task share all but two of their words, position by position."""
-    for task in TASKS:
+    for task in COURSE_TASKS:
         sentences = sorted({normalise(sentence) for row in task_rows(task) for sentence in row.sentences})
         words = [sentence.split() for sentence in sentences]
         for a in words:
@@ -110,7 +110,7 @@ def test_no_pattern_hides_behind_several_families():
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_labels_are_balanced(split):
-    sst, quora, sts = (split_rows(task)[split] for task in TASKS)
+    sst, quora, sts = (split_rows(task)[split] for task in COURSE_TASKS)
     assert all(0.1 < count / len(sst) < 0.3 for count in Counter(row.label for row in sst).values())
     assert 0.4 < sum(row.label for row in quora) / len(quora) < 0.55
     fifths = Counter(min(4, int(row.label)) for row in sts)
@@ -118,7 +118,7 @@ def test_labels_are_balanced(split):
 
 
 def test_no_row_stands_in_the_course_data(course_dir):
-    ours = {tuple(sorted(map(normalise, row.sentences))) for task in TASKS for row in task_rows(task)}
+    ours = {tuple(sorted(map(normalise, row.sentences))) for task in COURSE_TASKS for row in task_rows(task)}
     for path in course_dir.glob("*.csv"):
         columns = 2 if path.name.startswith(("quora", "sts")) else 1
         rows = read(path)
@@ -129,7 +129,7 @@ def test_no_row_stands_in_the_course_data(course_dir):
 
 def test_no_sentence_stands_in_the_course_data(course_dir):
     """Short questions occur to everybody, so this asks for sentences of eight words or more."""
-    ours = {normalise(sentence) for task in TASKS for row in task_rows(task) for sentence in row.sentences}
+    ours = {normalise(sentence) for task in COURSE_TASKS for row in task_rows(task) for sentence in row.sentences}
     theirs = {normalise(cell) for path in course_dir.glob("*.csv") for row in read(path) for cell in row}
     assert {sentence for sentence in ours & theirs if sentence.count(" ") >= 7} == set()
 

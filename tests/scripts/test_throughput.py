@@ -102,14 +102,14 @@ def test_textbook_adamw_is_the_contract_s():
 def test_made_up_rows_have_the_stored_lengths(tokenizer):
     _, lengths, source = workload.workload("/nowhere", None, tokenizer, seed=3)
     assert "data/sample" in source
-    for task in workload.TASKS:
+    for task in workload.COURSE_TASKS:
         assert sorted(workload.packed(lengths[task])) == workload.lengths_of(task).tolist()
 
 
 def test_the_stored_lengths_are_the_course_s(course_dir, tokenizer):
     _, lengths, source = workload.workload(course_dir, None, tokenizer, seed=3)
     assert source == course_dir
-    for task in workload.TASKS:
+    for task in workload.COURSE_TASKS:
         mean, stored = workload.packed(lengths[task]).mean(), workload.lengths_of(task).mean()
         assert mean == pytest.approx(stored, rel=0.02)
 
