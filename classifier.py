@@ -3,7 +3,7 @@
 import os
 import sys
 from functools import partial
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import torch
 import torch.nn as nn
@@ -25,8 +25,8 @@ from engine.arguments import (
 )
 from engine.batching import bucket_loader, scoring_size
 from engine.checkpoint import load_checkpoint, load_weights, require_room, restoring, save_model, with_stored
-from engine.feature_cache import FrozenFeatures, are_fixed
-from engine.loop import SEEN_ROWS, fit
+from engine.feature_cache import FrozenFeatures, are_fixed, features_of
+from engine.loop import SEEN_ROWS, fit, optimizer_settings
 from engine.model_config import load_encoder, read_config
 from engine.run_folder import Run
 from engine.step import autocast, make_optimizer, to_device, use_faster_modules
@@ -39,7 +39,7 @@ from evaluation import (
     write_predictions,
 )
 from extensions import ENCODER_FLAGS, SCHEDULES, TASK_LOSSES
-from extensions.encoder import is_frozen
+from extensions.encoder import is_frozen, takes_task
 from files.errors import UserError, run_script
 from files.tables import SENTIMENT, read_rows, read_sound, require_files, warn_of_cfimdb
 from utils import get_device, seed_everything
@@ -59,12 +59,15 @@ class BertSentimentClassifier(nn.Module):
     and `option`; "pretrain" freezes BERT, which then also runs without dropout.
     """
 
+    # What engine/ reads of a model: the pooler is the encoder's own, and there are no pairs.
+    pooling, pair_encoding, pair_order, needs_layers = MappingProxyType({}), MappingProxyType({}), "given", False
+
     def __init__(self, config):
         super().__init__()
         self.config = read_config(config)
         self.num_labels = self.config.num_labels
         self.bert = load_encoder(self.config)
-        if getattr(self.bert, "takes_task", False):
+        if takes_task(self.bert):
             raise UserError(f"--adapt {' '.join(self.config.adapt)}: what has a part for each task is for "
                             "multitask_classifier.py; leave it out here")
         self.dropout = nn.Dropout(self.config.hidden_dropout_prob)
@@ -76,24 +79,26 @@ class BertSentimentClassifier(nn.Module):
         self.bert.train(mode and not (self.config.option == "pretrain" and is_frozen(self.bert)))
         return self
 
-    def features(self, input_ids, attention_mask):
-        """Return the pooled encoding of input_ids (B, T): (B, C)."""
-        return self.bert(input_ids, attention_mask)["pooler_output"]
+    def encode(self, task, batch):
+        """Return the pooled encoding of a batch on the model's device, or the features that it holds: [(B, C)]."""
+        if "features" in batch:
+            return features_of(batch)
+        return [self.bert(batch["token_ids"], batch["attention_mask"])["pooler_output"]]
 
-    def classify(self, features):
-        """Return the logits (B, num_labels) of features (B, C), in fp32 whatever the encoder ran in."""
-        with torch.autocast(features.device.type, enabled=False):
-            return self.classifier(self.dropout(features.float()))
+    def score(self, task, encodings):
+        """Return the logits (B, num_labels) of encodings, in fp32 whatever the encoder ran in."""
+        with torch.autocast(encodings[0].device.type, enabled=False):
+            return self.classifier(self.dropout(encodings[0].float()))
+
+    def logits(self, task, batch):
+        """Return the logits (B, num_labels) of a batch on the model's device."""
+        return self.score(task, self.encode(task, batch))
+
+    predict = logits
 
     def forward(self, input_ids, attention_mask):
         """Return the logits (B, num_labels) of input_ids (B, T)."""
-        return self.classify(self.features(input_ids, attention_mask))
-
-    def logits(self, batch):
-        """Return the logits of a batch on the model's device: from its features, where it has them."""
-        if "features" in batch:
-            return self.classify(batch["features"])
-        return self(batch["token_ids"], batch["attention_mask"])
+        return self.logits("sst", {"token_ids": input_ids, "attention_mask": attention_mask})
 
 
 def load_data(filename, flag="train", skip_bad_rows=False):
@@ -106,7 +111,7 @@ def predictions(dataloader, model, device):
     """Return (logits (N, K), labels, sents, sent_ids) of a loader of texts, or of their features."""
     def logits_of(batch):
         if "features" in batch:
-            return model.logits(to_device(batch, device))
+            return model.logits("sst", to_device(batch, device))
         return model(batch["token_ids"].to(device), batch["attention_mask"].to(device))
 
     return collect(dataloader, model, logits_of)
@@ -168,15 +173,16 @@ def train(args):
     note_length(args, model)
     note_idle_encoder_flags(args, model)
     max_tokens = args.max_tokens
-    if are_fixed(model, args):
+    if are_fixed(model, penalties=args.penalty):
         with autocast(device, args.precision):
-            train_data, dev_data = (FrozenFeatures(data, model, device) for data in (train_data, dev_data))
+            train_data, dev_data = (FrozenFeatures(data, model, device, "sst", collect)
+                                    for data in (train_data, dev_data))
         max_tokens = max(max_tokens, args.batch_size)  # features are no tokens
 
     train_loader = bucket_loader(train_data, args.batch_size, max_tokens, shuffle=True, seed=args.seed)
     print(f"{args.train}: {train_loader.described()}")
     dev_loader = bucket_loader(dev_data, *scoring_size(args.use_gpu))
-    optimizer = make_optimizer(model, args)
+    optimizer = make_optimizer(model, **optimizer_settings(args))
 
     seen = train_loader.sample(SEEN_ROWS, args.seed)
 
@@ -210,9 +216,11 @@ def test(args):
     test_data = SentimentTestDataset(load_data(args.test, "test", args.skip_bad_rows), args)
     with autocast(device, args.precision):
         if are_fixed(model):
-            dev_data, test_data = (FrozenFeatures(data, model, device) for data in (dev_data, test_data))
+            dev_data, test_data = (FrozenFeatures(data, model, device, "sst", collect)
+                                   for data in (dev_data, test_data))
         else:
-            use_faster_modules(model, device, args)
+            use_faster_modules(model, device, compile=args.compile, attention_backend=args.attention_backend,
+                               precision=args.precision)
         size = scoring_size(args.use_gpu)
         acc, _, dev_pred, _, _, dev_ids = model_eval(bucket_loader(dev_data, *size), model, device)
         test_pred, _, test_ids = model_test_eval(bucket_loader(test_data, *size), model, device)

@@ -82,7 +82,7 @@ def predict_sentiment(loader, model, device):
     """As `collect`, with the model's sentiment logits (N, 5), of texts or of their features."""
     def logits_of(batch):
         if "features" in batch:
-            return model.predict({"features": batch["features"].to(device), "task": "sst"})
+            return model.predict("sst", {"features": batch["features"].to(device)})
         return model.predict_sentiment(*(batch[name].to(device, non_blocking=True)
                                          for name in ("token_ids", "attention_mask")))
 
@@ -96,7 +96,7 @@ def predict_pairs(loader, model, task, device):
     def logits_of(batch):
         names = next((names for names in (("features",), PACKED) if names[0] in batch), APART)
         inputs = {name: batch[name].to(device, non_blocking=True) for name in names}
-        return (predict(*inputs.values()) if names is APART else model.predict({**inputs, "task": task})).flatten()
+        return (predict(*inputs.values()) if names is APART else model.predict(task, inputs)).flatten()
 
     return collect(loader, model, logits_of)
 

@@ -35,23 +35,23 @@ from engine.batching import bucket_loader
 from engine.checkpoint import load_checkpoint, load_weights, require_room, restoring, save_model, with_stored
 from engine.checks import contradictions, note_weak_choices, require_heads
 from engine.choices import add_technique_arguments, resolve_techniques
-from engine.feature_cache import are_fixed, frozen_loader, of_batch
-from engine.loop import SEEN_ROWS, fit
+from engine.feature_cache import are_fixed, features_of, frozen_loader
+from engine.loop import SEEN_ROWS, fit, optimizer_settings
 from engine.losses import needed, total_loss
 from engine.model_config import load_encoder, read_config
 from engine.run_folder import Run
 from engine.step import autocast, make_optimizer, use_faster_modules
-from evaluation import model_eval_multitask, multitask_loaders, overall_score
+from evaluation import collect, model_eval_multitask, multitask_loaders, overall_score
 from extensions import ENCODER_FLAGS, HEADS, OUTPUTS, PAIR_FEATURES, POOLING, SCHEDULES
 from extensions.architecture.dropout_sites import set_dropout
-from extensions.encoder import is_frozen
+from extensions.encoder import is_frozen, takes_task
 from extensions.heads.heads import CosineHead, Relational
 from extensions.heads.pairs import encode_apart, pack_pairs, swapped
 from extensions.heads.pooling import hidden_states_of
 from extensions.specs import from_spec, made
 from files.errors import UserError, run_script
 from files.tables import FORMATS, read_sound, require_files
-from tasks import COURSE_TASKS, PAIR_TASKS
+from tasks import COURSE_TASKS, PAIR_TASKS, TASKS
 from utils import get_device, seed_everything
 
 BERT_HIDDEN_SIZE = 768  # a name of the course; the encoder's own config tells its size
@@ -65,13 +65,17 @@ ARCHITECTURE = ("hidden_dropout_prob", "encoder_dropout_prob", "option", "pretra
 FILES = {"sst": "ids-sst-{}.csv", "para": "quora-{}.csv", "sts": "sts-{}.csv"}
 
 
-def for_each_task(value):
-    """Return {task: value} of one value for all tasks, or of a dict as it is."""
-    return value if isinstance(value, dict) else dict.fromkeys(COURSE_TASKS, value)
+# (scale, bias) with which a cosine starts, of labels up to `maximum`: duplicates lie above a cosine of one half.
+FIRST_COSINE = {"binary": lambda maximum: (10.0, -5.0), "real": lambda maximum: (float(maximum), 0.0)}
+
+
+def for_each_task(tasks, value):
+    """Return {task: value} of one value for all tasks, or of a dict by task as it is."""
+    return value if isinstance(value, dict) else dict.fromkeys(tasks, value)
 
 
 class MultitaskBERT(nn.Module):
-    """One encoder, a head for each of the three tasks.
+    """One encoder, and a head for each task.
 
     `config` (a namespace, or a dict as loaded from a checkpoint) has `hidden_dropout_prob` and `option`
     ("pretrain" freezes BERT, which then also runs without dropout), and may have, for all tasks or as a dict by
@@ -80,54 +84,56 @@ class MultitaskBERT(nn.Module):
     afterwards) and `pair_score` (of "bi": one of PAIR_FEATURES for the head to read, or "cosine"), and for all
     `pair_order` ("both": predictions are the mean over both orders of a pair's texts). `norm`, `ffn`, `attention` and
     `positions` are specs of parts of the encoder, `adapt` is a list of specs of ADAPT, `max_length` the tokens of a
-    sequence.
+    sequence. `tasks` names tasks of the table beyond the course's three, which always have heads.
     """
 
     def __init__(self, config):
         super().__init__()
         self.config = self.settings(config)
+        self.tasks = tuple(dict.fromkeys((*COURSE_TASKS, *self.config.tasks)))
         self.bert = load_encoder(self.config)
         self.max_length = min(self.config.max_length, self.bert.config.max_position_embeddings)
+        self.pair_order = self.config.pair_order
+        pairs = [task for task in self.tasks if TASKS[task].is_pair]
         self.pair_encoding, self.pair_score = (
-            for_each_task(choice) for choice in (self.config.pair_encoding, self.config.pair_score))
+            for_each_task(pairs, choice) for choice in (self.config.pair_encoding, self.config.pair_score))
         self.pooling = nn.ModuleDict({task: made(spec, POOLING, self.bert)
-                                      for task, spec in for_each_task(self.config.pooling).items()})
+                                      for task, spec in for_each_task(self.tasks, self.config.pooling).items()})
         # For all tasks alike: what --compile inductor has made of an encoder does not see hooks come and go.
         self.needs_layers = any(pooler.needs_layers for pooler in self.pooling.values())
-
-        self.sentiment_head = self.head("sst", 1, N_SENTIMENT_CLASSES)
-        # Cosines start where the labels are: similarities span 0 to 5, duplicates lie above a cosine of one half.
-        self.paraphrase_head, self.similarity_head = self.pair_head("para", 10.0, -5.0), self.pair_head("sts", 5.0, 0.0)
-        if not isinstance(self.similarity_head, CosineHead):
-            nn.init.constant_(self.similarity_head[-1].bias, 2.5)  # the middle of the labels, 0 to 5
-        if isinstance(self.paraphrase_head, Relational) and isinstance(self.similarity_head, Relational):
-            self.similarity_head.share(self.paraphrase_head)
+        for task in self.tasks:
+            setattr(self, TASKS[task].head, self.make_head(task))
+        trunks = [head for head in map(self.head_of, pairs) if isinstance(head, Relational)]
+        for head in trunks[1:]:
+            head.share(trunks[0])
 
     @staticmethod
     def settings(config):
         """Return a configuration completed by what it means where it says nothing."""
         return read_config(config, pooling="cls", heads="mlp", outputs={}, pair_encoding="cross", pair_score="concat",
-                           pair_order="given", max_length=512)
+                           pair_order="given", max_length=512, tasks=COURSE_TASKS)
 
-    def head(self, task, width, out_features):
-        """Return the head that the configuration names for a task, which reads `width` encodings side by side."""
-        C = self.bert.config.hidden_size
-        spec, output = for_each_task(self.config.heads)[task], self.config.outputs.get(task)
+    def make_head(self, task):
+        """Return the head that the configuration names for a task: over one encoding, or over what compares two."""
+        C, outputs, width = self.bert.config.hidden_size, TASKS[task].outputs, 1
+        if self.pair_encoding.get(task) == "bi":
+            if self.pair_score[task] == "cosine":
+                return CosineHead(*FIRST_COSINE[TASKS[task].kind](TASKS[task].form.maximum))
+            width = PAIR_FEATURES[self.pair_score[task]].width
+        spec = for_each_task(self.tasks, self.config.heads)[task]
         try:
-            head = from_spec(spec, HEADS)(width * C, C, out_features, self.config.hidden_dropout_prob)
+            head = from_spec(spec, HEADS)(width * C, C, outputs, self.config.hidden_dropout_prob)
         except ValueError as error:
             raise UserError(f"--heads {task}={spec}: {error}") from error
-        if output:
-            head[-1] = OUTPUTS[output](head[-1].in_features, out_features)
+        if task in self.config.outputs:
+            head[-1] = OUTPUTS[self.config.outputs[task]](head[-1].in_features, outputs)
+        if TASKS[task].kind == "real":
+            nn.init.constant_(head[-1].bias, TASKS[task].form.maximum / 2)  # the middle of the labels
         return head
 
-    def pair_head(self, task, scale, bias):
-        """Return the head of a task on pairs: over one sequence, or over what compares two."""
-        if self.pair_encoding[task] == "cross":
-            return self.head(task, 1, 1)
-        if self.pair_score[task] == "cosine":
-            return CosineHead(scale, bias)
-        return self.head(task, PAIR_FEATURES[self.pair_score[task]].width, 1)
+    def head_of(self, task):
+        """Return a task's head."""
+        return self.get_submodule(TASKS[task].head)
 
     def train(self, mode=True):
         """Switch to training mode, all but a frozen encoder in which nothing has been made trainable."""
@@ -137,76 +143,62 @@ class MultitaskBERT(nn.Module):
 
     def forward(self, input_ids, attention_mask, token_type_ids=None, task="sst"):
         """Return the pooled encoding of input_ids (B, T) that `task` uses, in fp32: (B, C)."""
-        pooler, options = self.pooling[task], {"task": task} if getattr(self.bert, "takes_task", False) else {}
+        options = {"task": task} if takes_task(self.bert) else {}
         with hidden_states_of(self.bert) if self.needs_layers else nullcontext() as states:
             output = self.bert(input_ids, attention_mask, token_type_ids, **options)
-        return pooler({**output, "hidden_states": states}, attention_mask)
+        return self.pooling[task]({**output, "hidden_states": states}, attention_mask)
 
-    def score(self, task, features):
-        """Return the logits (B, 5) or (B,) of a task's features, computed in fp32 whatever the encoder ran in."""
-        with torch.autocast(features[0].device.type, enabled=False):
-            if task == "sst":
-                return self.sentiment_head(*features)
-            task_head = self.paraphrase_head if task == "para" else self.similarity_head
-            if len(features) == 2 and not isinstance(task_head, CosineHead):
-                features = [PAIR_FEATURES[self.pair_score[task]](*features)]
-            return task_head(*features).squeeze(-1)
+    def encode(self, task, batch):
+        """Return the encodings of a batch on the model's device: [(B, C)], or u and v, (B, C) each, of pairs apart.
 
-    def predict_sentiment(self, input_ids, attention_mask):
-        """Return the logits (B, 5) of the sentiment classes of input_ids (B, T)."""
-        return self.predict({"task": "sst", "token_ids": input_ids, "attention_mask": attention_mask})
-
-    def predict_paraphrase(self, input_ids_1, attention_mask_1, input_ids_2, attention_mask_2):
-        """Return one logit a pair, (B,), above 0 for a paraphrase; the texts are (B, T1) and (B, T2)."""
-        return self.predict({"task": "para", "token_ids_1": input_ids_1, "attention_mask_1": attention_mask_1,
-                             "token_ids_2": input_ids_2, "attention_mask_2": attention_mask_2})
-
-    def predict_similarity(self, input_ids_1, attention_mask_1, input_ids_2, attention_mask_2):
-        """Return one similarity a pair, (B,), on the labels' scale of 0 to 5 but not bound to it."""
-        return self.predict({"task": "sts", "token_ids_1": input_ids_1, "attention_mask_1": attention_mask_1,
-                             "token_ids_2": input_ids_2, "attention_mask_2": attention_mask_2})
-
-    def encode_pair(self, task, *sides):
-        """Return the encodings of pairs (ids, mask, ids, mask) that `task` uses: [(B, C)], or u and v, (B, C) each."""
+        A pair comes as the contract's two texts, or already packed into one sequence with its token types.
+        batch["features"] are encodings that have been computed before.
+        """
+        if "features" in batch:
+            return features_of(batch)
+        if "token_ids" in batch:
+            return [self(batch["token_ids"], batch["attention_mask"], batch.get("token_type_ids"), task=task)]
+        sides = [batch[f"{name}_{side}"] for side in (1, 2) for name in ("token_ids", "attention_mask")]
         if self.pair_encoding[task] == "cross":
             return [self(*pack_pairs(*sides, self.max_length), task=task)]
         return encode_apart(partial(self, task=task), *sides)
 
-    def features(self, batch):
-        """Return the encodings of a batch on the model's device, (B, C) each: one, or two of pairs encoded apart.
+    def score(self, task, encodings):
+        """Return the logits (B, K), or (B,) of one output, of encodings, in fp32 whatever the encoder ran in."""
+        with torch.autocast(encodings[0].device.type, enabled=False):
+            if len(encodings) == 2 and self.pair_score[task] != "cosine":
+                encodings = [PAIR_FEATURES[self.pair_score[task]](*encodings)]
+            logits = self.head_of(task)(*encodings)
+        return logits.squeeze(-1) if TASKS[task].outputs == 1 else logits
 
-        A pair comes as the contract's two texts, or already packed into one sequence with its token types. Where
-        batch["encoded"] is a list, it keeps them, so that all the batch's losses share one pass; batch["features"] are
-        those that have been computed before.
-        """
-        if "features" in batch:
-            return of_batch(batch)
-        kept = batch.get("encoded", [])
-        if not kept:
-            if "token_ids" in batch:
-                sequence = batch["token_ids"], batch["attention_mask"], batch.get("token_type_ids")
-                kept.append([self(*sequence, task=batch["task"])])
-            else:
-                sides = (batch[f"{name}_{side}"] for side in (1, 2) for name in ("token_ids", "attention_mask"))
-                kept.append(self.encode_pair(batch["task"], *sides))
-        return kept[0]
+    def logits(self, task, batch):
+        """Return the logits (B, K) or (B,) of a batch on the model's device."""
+        return self.score(task, self.encode(task, batch))
 
-    def logits(self, batch):
-        """Return the logits (B, 5) or (B,) of a batch on the model's device, for the task batch["task"]."""
-        return self.score(batch["task"], self.features(batch))
-
-    def predict(self, batch):
+    def predict(self, task, batch):
         """Return the logits of a batch from which predictions are made.
 
         Of classes the largest is predicted: an output layer may have a decision of its own. Pairs are read in one order
         or, by the settings, in both.
         """
-        logits = self.logits(batch)
-        if batch["task"] == "sst":
-            return getattr(self.sentiment_head[-1], "decision", nn.Identity())(logits)
-        if self.config.pair_order == "given":
-            return logits
-        return (logits + self.logits(swapped({**batch, "encoded": []}))) / 2
+        logits = self.logits(task, batch)
+        if TASKS[task].is_pair and self.pair_order == "both":
+            logits = (logits + self.logits(task, swapped(batch))) / 2
+        return self.head_of(task)[-1].decision(logits) if task in self.config.outputs else logits
+
+    def predict_sentiment(self, input_ids, attention_mask):
+        """Return the logits (B, 5) of the sentiment classes of input_ids (B, T)."""
+        return self.predict("sst", {"token_ids": input_ids, "attention_mask": attention_mask})
+
+    def predict_paraphrase(self, input_ids_1, attention_mask_1, input_ids_2, attention_mask_2):
+        """Return one logit a pair, (B,), above 0 for a paraphrase; the texts are (B, T1) and (B, T2)."""
+        return self.predict("para", {"token_ids_1": input_ids_1, "attention_mask_1": attention_mask_1,
+                                     "token_ids_2": input_ids_2, "attention_mask_2": attention_mask_2})
+
+    def predict_similarity(self, input_ids_1, attention_mask_1, input_ids_2, attention_mask_2):
+        """Return one similarity a pair, (B,), on the labels' scale of 0 to 5 but not bound to it."""
+        return self.predict("sts", {"token_ids_1": input_ids_1, "attention_mask_1": attention_mask_1,
+                                    "token_ids_2": input_ids_2, "attention_mask_2": attention_mask_2})
 
 
 def low_shot(rows, count, seed):
@@ -221,7 +213,7 @@ def low_shot(rows, count, seed):
 
 def build_model(args):
     """Return (model, the configuration that a checkpoint keeps of it), with the weights to begin with."""
-    config = SimpleNamespace(num_labels=N_SENTIMENT_CLASSES, data_dir=".",
+    config = SimpleNamespace(num_labels=N_SENTIMENT_CLASSES, data_dir=".", tasks=getattr(args, "of_tasks", args.tasks),
                              **{name: getattr(args, name) for name in ARCHITECTURE})
     model = MultitaskBERT(config)
     if is_frozen(model.bert):
@@ -265,7 +257,7 @@ def training_loaders(args):
 
 def of_features(loaders, model, device):
     """Return {task: loader} of the features that a frozen encoder has of what these loaders read."""
-    return {task: frozen_loader(loader, model, device, task) for task, loader in loaders.items()}
+    return {task: frozen_loader(loader, model, device, task, collect) for task, loader in loaders.items()}
 
 
 def frozen_loaders(model, device, *args):
@@ -296,7 +288,7 @@ def train_multitask(args):
     note_idle_encoder_flags(args, model)
 
     loaders, (dev_loaders, _) = training_loaders(args), multitask_loaders(args, "dev")
-    if are_fixed(model, args):
+    if are_fixed(model, args.loss, args.penalty):
         with autocast(device, args.precision):
             loaders, dev_loaders = (of_features(each, model, device) for each in (loaders, dev_loaders))
     schedule = made(args.schedule, SCHEDULES, loaders, args.seed, args.epochs)
@@ -306,7 +298,7 @@ def train_multitask(args):
     announce(schedule, args)
     note_weak_choices(args, schedule.loaders)
     seen = {task: loader.sample(SEEN_ROWS, args.seed) for task, loader in loaders.items()}
-    optimizer = make_optimizer(model, args)
+    optimizer = make_optimizer(model, **optimizer_settings(args))
     losses = {task: total_loss(args.loss[task]) for task in loaders}
 
     def scores_on(split_loaders):
@@ -331,7 +323,7 @@ def announce(schedule, args):
     for epoch in range(args.epochs):
         counts = schedule.counts(epoch)
         if epoch == 0 or counts != schedule.counts(epoch - 1):
-            since = f" from epoch {epoch} on" if epoch else ""
+            since = f" from epoch {epoch + 1} on" if epoch else ""
             print(f"batches an epoch{since}: {', '.join(f'{task} {n}' for task, n in counts.items())}")
 
 
@@ -353,8 +345,8 @@ def of_task(args, task):
     last = os.path.join(folder, "last.pt")
     begun = os.path.exists(last) and os.path.getmtime(last) >= os.path.getmtime(args.filepath)
     return argparse.Namespace(**{**vars(args), "tasks": [task], "epochs": args.per_task_epochs, "init": args.filepath,
-                                 "schedule": "proportional", "gradient": "sum", "task_weights": "fixed",
-                                 "run_dir": folder, "filepath": os.path.join(folder, "best.pt"),
+                                 "of_tasks": args.tasks, "schedule": "proportional", "gradient": "sum",
+                                 "task_weights": "fixed", "run_dir": folder, "filepath": os.path.join(folder, "best.pt"),
                                  "of_run": args.run_dir, "resume": args.resume and begun})
 
 
@@ -380,7 +372,8 @@ def test_multitask(args):
         if are_fixed(model):
             loaders_of = partial(frozen_loaders, model, device)
         else:
-            use_faster_modules(model, device, own)
+            use_faster_modules(model, device, compile=own.compile, attention_backend=own.attention_backend,
+                               precision=own.precision)
         with autocast(device, own.precision):
             scores.update(evaluation.test_model_multitask(own, model, device, loaders_of))
     print("\ntask      dev score")

@@ -3,15 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-
-def again(batch):
-    """Return a copy of a batch for another pass: without what the first pass kept in it."""
-    return {**{name: value for name, value in batch.items() if name != "logits"}, "encoded": []}
-
-
-def logits_of(model, batch):
-    """Return the logits of a batch's pass: those that its loss kept, or, after a loss without any, the model's."""
-    return batch["logits"] if "logits" in batch else model.logits(batch).float()
+from tasks import TASKS
 
 
 def symmetric_kl(logits, others):
@@ -21,13 +13,13 @@ def symmetric_kl(logits, others):
 
 
 def divergence(task, logits, others):
-    """Return the divergence of two logits of `task`: symmetric KL of classes, squared error of similarities.
+    """Return the divergence of two logits of `task`: symmetric KL of classes, squared error of real numbers.
 
-    (B, K) for "sst"; (B,) for "para", where a logit z stands for the two classes (0, z); (B,) for "sts".
+    (B, K) of classes; (B,) of a binary task, where a logit z stands for the two classes (0, z); (B,) of real numbers.
     """
-    if task == "sts":
+    if TASKS[task].kind == "real":
         return F.mse_loss(logits, others)
-    if task == "para":
+    if TASKS[task].kind == "binary":
         logits, others = (torch.stack([torch.zeros_like(z), z], dim=-1) for z in (logits, others))
     return symmetric_kl(logits, others)
 
@@ -35,6 +27,6 @@ def divergence(task, logits, others):
 def smoothness(task, logits, others):
     """Return SMART's l_s (Jiang et al. 2020, section 3.1), the mean over rows of logits shaped as in `divergence`.
 
-    Of classes it is the sum of both KL divergences, not their mean; of similarities the squared error.
+    Of classes it is the sum of both KL divergences, not their mean; of real numbers the squared error.
     """
-    return divergence(task, logits, others) * (1 if task == "sts" else 2)
+    return divergence(task, logits, others) * (1 if TASKS[task].kind == "real" else 2)
