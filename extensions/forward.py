@@ -2,6 +2,8 @@
 
 from functools import cached_property
 
+import torch
+
 
 class ForwardPass:
     """A batch's pass through a model: encodings and logits are computed when first asked for, then kept.
@@ -21,9 +23,10 @@ class ForwardPass:
 
     @property
     def logits(self):
-        """The task's logits (B, K) or (B,), in fp32."""
+        """The task's logits (B, K) or (B,), in fp32 (or float64, where a model computes in it)."""
         if self._logits is None:
-            self._logits = self.model.score(self.task, self.encodings).float()
+            logits = self.model.score(self.task, self.encodings)
+            self._logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return self._logits
 
     @property

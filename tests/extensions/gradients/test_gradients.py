@@ -34,7 +34,8 @@ def combined(technique, *parts, dtype=torch.float64):
     p = torch.zeros(parts[0].shape[1], dtype=dtype, requires_grad=True)
     for part in parts:
         technique.backward({task: p @ g.to(dtype) for task, g in zip(TASKS, part)}, [p])
-    technique.finish([p])
+    technique.messages([p])
+    technique.combine([p])
     return p.grad
 
 

@@ -49,7 +49,8 @@ class Model(torch.nn.Module):
         self.zero_grad()
         for rows in parts:
             technique.backward(self.losses(rows, tasks), params)
-        technique.finish(params)
+        technique.messages(params)
+        technique.combine(params)
         return {name: None if p.grad is None else p.grad.clone() for name, p in self.named_parameters()}
 
 
@@ -99,7 +100,8 @@ def test_bf16_and_a_loss_that_falls(kind):
             losses = model.losses()
         optimizer.zero_grad()
         technique.backward(losses, list(model.parameters()))
-        technique.finish(list(model.parameters()))
+        technique.messages(list(model.parameters()))
+        technique.combine(list(model.parameters()))
         optimizer.step()
         totals.append(sum(losses.values()).item())
     assert totals[-1] < 0.8 * totals[0] and all(p.dtype == torch.float32 for p in model.parameters())
