@@ -15,7 +15,7 @@ from extensions.gradients.cagrad import CAGrad
 from extensions.gradients.gradient_sum import GradientSum
 from extensions.gradients.gradvac import GradVac
 from extensions.gradients.pcgrad import PCGrad
-from tests.extensions.gradients.test_gradients import CONFLICT, TASKS, combined
+from tests.extensions.gradients.test_gradients import CONFLICT, TASKS, combine, combined
 
 KINDS = (PCGrad, GradVac, CAGrad)
 
@@ -49,8 +49,7 @@ class Model(torch.nn.Module):
         self.zero_grad()
         for rows in parts:
             technique.backward(self.losses(rows, tasks), params)
-        technique.messages(params)
-        technique.combine(params)
+        combine(technique, params)
         return {name: None if p.grad is None else p.grad.clone() for name, p in self.named_parameters()}
 
 
@@ -100,8 +99,7 @@ def test_bf16_and_a_loss_that_falls(kind):
             losses = model.losses()
         optimizer.zero_grad()
         technique.backward(losses, list(model.parameters()))
-        technique.messages(list(model.parameters()))
-        technique.combine(list(model.parameters()))
+        combine(technique, list(model.parameters()))
         optimizer.step()
         totals.append(sum(losses.values()).item())
     assert totals[-1] < 0.8 * totals[0] and all(p.dtype == torch.float32 for p in model.parameters())
@@ -126,7 +124,7 @@ def work(folder, rank):
 def test_two_processes_do_what_one_does(tmp_path):
     """The orders that PCGrad and GradVac draw are the same in both processes, though their seeds differ."""
     root = Path(__file__).parents[3]
-    workers = [subprocess.Popen([sys.executable, "-m", "tests.test_task_gradients", str(tmp_path), str(rank)], cwd=root,
+    workers = [subprocess.Popen([sys.executable, "-m", "tests.extensions.gradients.test_task_gradients", str(tmp_path), str(rank)], cwd=root,
                                 env={**os.environ, "OMP_NUM_THREADS": "1"}) for rank in (0, 1)]
     assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
