@@ -1,42 +1,33 @@
 """Part 1: train BERT for sentiment on one data set, SST (5 classes) or CFIMDB (2), and write its predictions."""
 
 import os
-import sys
 from functools import partial
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import torch
 import torch.nn as nn
 
 from datasets import SentenceClassificationDataset, SentenceClassificationTestDataset, warn_of_fewer_classes
 from engine import distributed
-from engine.arguments import (
-    ArgumentParser,
-    add_arguments,
-    check_tokenizer,
-    note_idle_encoder_flags,
-    note_length,
-    note_weights,
-    parse,
-    path_name,
-    require_outputs,
-    with_defaults,
-    with_run_dir,
-)
+from engine.arguments import FIRST, add_arguments, as_run, completed, resolve, with_run_dir
 from engine.batching import bucket_loader, scoring_size
 from engine.checkpoint import load_checkpoint, load_weights, require_room, restoring, save_model, with_stored
-from engine.feature_cache import FrozenFeatures, are_fixed
+from engine.checks import note_model, note_weights, require_embeddings, require_outputs
+from engine.feature_cache import FrozenFeatures, are_fixed, features_of
 from engine.loop import SEEN_ROWS, fit
+from engine.losses import total_loss
 from engine.model_config import load_encoder, read_config
+from engine.parser import ArgumentParser, path_name
 from engine.run_folder import Run
 from engine.step import autocast, make_optimizer, to_device, use_faster_modules
 from evaluation import collect, sentiment_scores
-from extensions import ENCODER_FLAGS, SCHEDULES, TASK_LOSSES
-from extensions.encoder import is_frozen
+from extensions import ENCODER_FLAGS, SCHEDULES
+from extensions.encoder import is_frozen, takes_task
+from extensions.specs import build
 from files.errors import UserError, run_script
-from files.predictions import record_weights, write_predictions
+from files.predictions import record_weights, records, write_predictions
 from files.tables import require_files
-from tasks import CLASSIFIER_TASKS, SENTIMENT, SPLITS, TASKS, read_rows, read_sound
+from tasks import CLASSIFIER_TASKS, PREDICTED, SENTIMENT, SPLITS, TASKS, read_rows, read_sound
 from utils import get_device, seed_everything
 
 SentimentDataset = SentenceClassificationDataset
@@ -54,12 +45,15 @@ class BertSentimentClassifier(nn.Module):
     and `option`; "pretrain" freezes BERT, which then also runs without dropout.
     """
 
+    # What engine/ reads of a model: the pooler is the encoder's own, and there are no pairs.
+    pooling, pair_encoding, pair_order, needs_layers = MappingProxyType({}), MappingProxyType({}), "given", False
+
     def __init__(self, config):
         super().__init__()
         self.config = read_config(config)
         self.num_labels = self.config.num_labels
         self.bert = load_encoder(self.config)
-        if getattr(self.bert, "takes_task", False):
+        if takes_task(self.bert):
             raise UserError(f"--adapt {' '.join(self.config.adapt)}: what has a part for each task is for "
                             "multitask_classifier.py; leave it out here")
         self.dropout = nn.Dropout(self.config.hidden_dropout_prob)
@@ -71,24 +65,26 @@ class BertSentimentClassifier(nn.Module):
         self.bert.train(mode and not (self.config.option == "pretrain" and is_frozen(self.bert)))
         return self
 
-    def features(self, input_ids, attention_mask):
-        """Return the pooled encoding of input_ids (B, T): (B, C)."""
-        return self.bert(input_ids, attention_mask)["pooler_output"]
+    def encode(self, task, batch):
+        """Return the pooled encoding of a batch on the model's device, or the features that it holds: [(B, C)]."""
+        if "features" in batch:
+            return features_of(batch)
+        return [self.bert(batch["token_ids"], batch["attention_mask"])["pooler_output"]]
 
-    def classify(self, features):
-        """Return the logits (B, num_labels) of features (B, C), in fp32 whatever the encoder ran in."""
-        with torch.autocast(features.device.type, enabled=False):
-            return self.classifier(self.dropout(features.float()))
+    def score(self, task, encodings):
+        """Return the logits (B, num_labels) of encodings, in fp32 whatever the encoder ran in."""
+        with torch.autocast(encodings[0].device.type, enabled=False):
+            return self.classifier(self.dropout(encodings[0].float()))
+
+    def logits(self, task, batch):
+        """Return the logits (B, num_labels) of a batch on the model's device."""
+        return self.score(task, self.encode(task, batch))
+
+    predict = logits
 
     def forward(self, input_ids, attention_mask):
         """Return the logits (B, num_labels) of input_ids (B, T)."""
-        return self.classify(self.features(input_ids, attention_mask))
-
-    def logits(self, batch):
-        """Return the logits of a batch on the model's device: from its features, where it has them."""
-        if "features" in batch:
-            return self.classify(batch["features"])
-        return self(batch["token_ids"], batch["attention_mask"])
+        return self.logits("sst", {"token_ids": input_ids, "attention_mask": attention_mask})
 
 
 def load_data(filename, flag="train", skip_bad_rows=False):
@@ -101,7 +97,7 @@ def predictions(dataloader, model, device):
     """Return (logits (N, K), labels, sents, sent_ids) of a loader of texts, or of their features."""
     def logits_of(batch):
         if "features" in batch:
-            return model.logits(to_device(batch, device))
+            return model.logits("sst", to_device(batch, device))
         return model(batch["token_ids"].to(device), batch["attention_mask"].to(device))
 
     return collect(dataloader, model, logits_of)
@@ -118,14 +114,14 @@ def model_test_eval(dataloader, model, device):
     return TASKS["sst"].decide(logits), sents, sent_ids
 
 
-def require_labels(args, train_rows, dev_rows):
+def require_labels(train_file, dev_file, train_rows, dev_rows):
     """Raise UserError unless the labels are 0 to one less than there are in the training rows."""
     labels = {row[1] for row in train_rows}
     stray = {row[1] for row in (*train_rows, *dev_rows)} - set(range(len(labels)))
     if stray:
-        hint = "; 0 and 1 alone are CFIMDB's labels: were two files swapped?" * (labels == {0, 1})
-        raise UserError(f"{args.train} has {len(labels)} different labels, which must be 0 to {len(labels) - 1}, and "
-                        f"there or in {args.dev} stands {', '.join(map(str, sorted(stray)))}: add rows of the labels "
+        hint = "; 0 and 1 alone are CFIMDB's labels: were two files swapped?" if labels == {0, 1} else ""
+        raise UserError(f"{train_file} has {len(labels)} different labels, which must be 0 to {len(labels) - 1}, and "
+                        f"there or in {dev_file} stands {', '.join(map(str, sorted(stray)))}: add rows of the labels "
                         f"between, or number them anew{hint}")
 
 
@@ -136,84 +132,83 @@ def files_of(args):
 
 def require_data(args):
     """Read all the files of a run before any work, and raise UserError when one of them will not do."""
-    train_rows, dev_rows, *_ = (read_sound(path, SENTIMENT, path != args.test, args.skip_bad_rows)[0]
-                                for path in files_of(args))
-    require_labels(args, train_rows, dev_rows)
-    warn_of_fewer_classes(args.data_set, args.train, train_rows)
-    warn_of_fewer_classes(args.data_set, args.dev, dev_rows)
+    rows = {path: read_sound(path, SENTIMENT, path != args.test, args.skip_bad_rows)[0] for path in files_of(args)}
+    require_labels(args.train, args.dev, rows[args.train], rows[args.dev])
+    for path in (args.train, args.dev):
+        warn_of_fewer_classes(args.data_set, path, rows[path])
 
 
 def train(args):
     """Train on args.train, choose the epoch by accuracy on args.dev, save it to args.filepath; return that accuracy."""
-    args = with_defaults(args, get_parser())
+    args = as_run(args, complete)
     seed_everything(args.seed)
     device = get_device(args.use_gpu)
     train_rows, num_labels = load_data(args.train, "train", args.skip_bad_rows)
     train_data = SentimentDataset(train_rows, args)
     dev_data = SentimentDataset(load_data(args.dev, "valid", args.skip_bad_rows), args)
-    require_labels(args, train_rows, dev_data.dataset)
+    require_labels(args.train, args.dev, train_rows, dev_data.dataset)
 
     config = SimpleNamespace(num_labels=num_labels, data_dir=".",
                              **{name: getattr(args, name) for name in ARCHITECTURE})
     model = BertSentimentClassifier(config).to(device)
     config.hidden_size = model.bert.config.hidden_size
-    require_room(model, args)
-    check_tokenizer(args, model)
-    note_length(args, model)
-    note_idle_encoder_flags(args, model)
+    require_room(model, args.filepath, args.run_dir, args.save, args.ema, args.resume)
+    require_embeddings(train_data.tokenizer, model, args.pretrained)
+    note_model(args, model)
     max_tokens = args.max_tokens
-    if are_fixed(model, args):
+    if are_fixed(model, {}, args.penalty):
         with autocast(device, args.precision):
-            train_data, dev_data = (FrozenFeatures(data, model, device, collect) for data in (train_data, dev_data))
-        max_tokens = max(max_tokens, args.batch_size)  # features are no tokens
+            train_data, dev_data = (FrozenFeatures(data, model, device, "sst", collect) for data in (train_data, dev_data))
+        max_tokens = max(max_tokens, args.batch_size)  # a row of features has no padding
 
     train_loader = bucket_loader(train_data, args.batch_size, max_tokens, shuffle=True, seed=args.seed)
     print(f"{args.train}: {train_loader.described()}")
     dev_loader = bucket_loader(dev_data, *scoring_size(args.use_gpu))
-    optimizer = make_optimizer(model, args)
-
+    optimizer = make_optimizer(model, lr=args.lr, weight_decay=args.weight_decay, param_groups=args.param_groups,
+                               compile=args.compile)
     seen = train_loader.sample(SEEN_ROWS, args.seed)
 
     def scores_on(loader):
         acc, f1, *_ = model_eval(loader, model, device)
         return {"accuracy": acc, "f1": f1}
 
-    def evaluate():
+    def score():
         dev = scores_on(dev_loader)
         text = f"accuracy {dev['accuracy']:.3f}, macro F1 {dev['f1']:.3f}"
         return dev["accuracy"], text, {"dev": dev, "train": scores_on(seen)}
 
-    return fit(model, SCHEDULES["proportional"]({"sst": train_loader}, args.seed), {"sst": TASK_LOSSES["ce"]},
-               optimizer, evaluate,
-               lambda filepath, **more: save_model(model, optimizer, args, config, filepath, **more), device, args)
+    schedule = build("proportional", SCHEDULES, {"sst": train_loader}, args.seed)
+    return fit(model, schedule, {"sst": total_loss(["ce"])}, optimizer, score,
+               partial(save_model, model, optimizer, args, config), device, args)
 
 
 def test(args):
     """Load args.filepath and write its predictions for args.dev and args.test; return the dev accuracy."""
-    args = with_defaults(args, get_parser())
+    args = as_run(args, complete)
     device = get_device(args.use_gpu)
     saved = load_checkpoint(args.filepath)
     args = with_stored(args, saved, ("pretrained", "max_length", "truncation"))
     with restoring(args.filepath):
         model = BertSentimentClassifier(saved["model_config"])
         load_weights(model, saved)
-    check_tokenizer(args, model.to(device))
+    model.to(device)
     print(f"load model from {args.filepath}")
 
     dev_data = SentimentDataset(load_data(args.dev, "valid", args.skip_bad_rows), args)
     test_data = SentimentTestDataset(load_data(args.test, "test", args.skip_bad_rows), args)
+    require_embeddings(dev_data.tokenizer, model, args.pretrained)
     with autocast(device, args.precision):
         if are_fixed(model):
-            dev_data, test_data = (FrozenFeatures(data, model, device, collect) for data in (dev_data, test_data))
+            dev_data, test_data = (FrozenFeatures(data, model, device, "sst", collect) for data in (dev_data, test_data))
         else:
-            use_faster_modules(model, device, args)
+            use_faster_modules(model, device, compile=args.compile, attention_backend=args.attention_backend,
+                               precision=args.precision)
         size = scoring_size(args.use_gpu)
         acc, _, dev_pred, _, _, dev_ids = model_eval(bucket_loader(dev_data, *size), model, device)
         test_pred, _, test_ids = model_test_eval(bucket_loader(test_data, *size), model, device)
     files = ((args.dev_out, dev_data, dev_pred, dev_ids), (args.test_out, test_data, test_pred, test_ids))
     for path, data, y_pred, ids in files if distributed.is_main() else ():
-        by_id = dict(zip(ids, y_pred, strict=True))
-        write_predictions(path, TASKS["sst"].header, [row[-1] for row in data.dataset], by_id)
+        write_predictions(path, TASKS["sst"].header, [row[-1] for row in data.dataset], dict(zip(ids, y_pred, strict=True)))
         record_weights(path, args.pretrained)
         print(f"wrote {len(ids)} predictions to {path}")
     print(f"dev accuracy {acc:.3f}")
@@ -222,27 +217,27 @@ def test(args):
 
 def get_parser():
     """Return the script's argument parser."""
-    parser = ArgumentParser(description=__doc__)
+    parser = ArgumentParser(__doc__, FIRST)
     add_arguments(parser, LEARNING_RATES)
-    parser.add_argument("--dataset", choices=(*CLASSIFIER_TASKS, "all"), default="all",
-                        help="what to train on, in turn")
-    parser.add_argument("--data_dir", type=path_name, default="data", help="folder of the course's files")
-    parser.add_argument("--predictions_dir", type=path_name, default="predictions",
-                        help="folder for the prediction files")
+    add = parser.add_argument_group("data and predictions").add_argument
+    add("--dataset", choices=(*CLASSIFIER_TASKS, "all"), default="all", metavar="NAME",
+        help="sst, cfimdb or all: what to train on; all trains on one after the other")
+    add("--data_dir", type=path_name, default="data", metavar="DIR", help="folder of the course's files")
+    add("--predictions_dir", type=path_name, default="predictions", metavar="DIR", help="folder of the prediction files")
     return parser
 
 
-def complete(args, name="sst", apart=False):
-    """Return `args` with every argument of ours that it lacks, and the files of the data set `name`.
+def complete(given, name="sst", apart=False):
+    """Return RunArguments: {name: value} of what was typed, and the files of the data set `name`.
 
     With `apart` the run's folder is one of that name in --run_dir.
     """
-    args = with_defaults(args, get_parser())
+    args = completed(given, get_parser())
     args.data_set = name
-    prefix = args.fine_tune_mode or args.option
     args.train, args.dev, args.test = (TASKS[name].data_file(args.data_dir, split) for split in SPLITS)
+    prefix = args.fine_tune_mode or args.option
     args.dev_out, args.test_out = (
-        os.path.join(args.predictions_dir, f"{prefix}-{name}-{split}-out.csv") for split in ("dev", "test"))
+        os.path.join(args.predictions_dir, f"{prefix}-{name}-{split}-out.csv") for split in PREDICTED)
     if args.run_dir and apart:
         args.run_dir = os.path.join(args.run_dir, name)
     return with_run_dir(args, f"{args.option}-{name}")
@@ -250,38 +245,39 @@ def complete(args, name="sst", apart=False):
 
 def get_args(argv=None, name="sst", apart=False):
     """Parse the command line, for the data set `name`; `apart` is as in `complete`."""
-    return parse(get_parser(), partial(complete, name=name, apart=apart), sys.argv[1:] if argv is None else argv)
+    return resolve(get_parser().given(argv), partial(complete, name=name, apart=apart))
 
 
-def data_sets(args):
-    """Return (names of the data sets to train on, whether --run_dir has a folder for each).
+def data_sets(given):
+    """Return (names of the data sets to train on, whether --run_dir has a folder for each) of what was typed.
 
     A folder that is one data set's run, as the message of an interrupted run names it, is resumed alone.
     """
-    stored = Run(args.run_dir).stored_arguments()["args"] if args.resume else {}
+    dataset, run_dir = given.get("dataset", "all"), given.get("run_dir")
+    stored = Run(run_dir).stored_arguments()["args"] if given.get("resume") else {}
     if "data_set" in stored:
-        if args.given.get("dataset", stored["data_set"]) not in (stored["data_set"], "all"):
-            raise UserError(f"--dataset {args.dataset}: the run in {args.run_dir} is that of {stored['data_set']}; "
+        if dataset not in (stored["data_set"], "all"):
+            raise UserError(f"--dataset {dataset}: the run in {run_dir} is that of {stored['data_set']}; "
                             "leave the flag out, or name another --run_dir")
         return (stored["data_set"],), False
-    return (CLASSIFIER_TASKS, True) if args.dataset == "all" else ((args.dataset,), False)
+    return (CLASSIFIER_TASKS, True) if dataset == "all" else ((dataset,), False)
 
 
 def main():
     """Train on each data set asked for and predict, unless --skip_predictions; print the dev accuracies."""
     parser = get_parser()
-    args = with_defaults(parser.parse_args(), parser)
-    args.given = parser.given(sys.argv[1:])
-    if args.filepath and args.dataset == "all":
+    given = parser.given()
+    names, apart = data_sets(given)
+    if "filepath" in given and given.get("dataset", "all") == "all":
         parser.error("--filepath names one checkpoint: give it with --dataset sst or --dataset cfimdb")
-    distributed.start(args.use_gpu)
-    note_weights(args)
-    names, apart = data_sets(args)
-    runs = {name: get_args(name=name, apart=apart) for name in names}
+    distributed.start(given.get("use_gpu", False))
+    runs = {name: resolve(given, partial(complete, name=name, apart=apart)) for name in names}
+    note_weights(runs[names[0]].pretrained)
     require_files(path for run in runs.values() for path in files_of(run))
     for run in runs.values():
-        require_outputs(run, files_of(run), () if run.skip_predictions else (run.dev_out, run.test_out))
-    if args.use_gpu:
+        outputs = () if run.skip_predictions else (run.dev_out, run.test_out)
+        require_outputs(run.pretrained, run.filepath, run.run_dir, files_of(run), [*outputs, *records(outputs)])
+    if given.get("use_gpu"):
         get_device(True)  # raises without one
     for run in runs.values():
         require_data(run)

@@ -1,9 +1,8 @@
 """Part 2: one BERT for sentiment (SST), paraphrase (Quora) and similarity (STS), trained together.
 
-Legend of the shape comments:  B batch · T tokens · C hidden size
+Legend of the shape comments:  B batch · T tokens · C hidden size · K classes
 """
 
-import argparse
 import os
 import sys
 from contextlib import nullcontext
@@ -13,45 +12,49 @@ from types import SimpleNamespace
 import torch
 import torch.nn as nn
 
-import evaluation
 from datasets import dataset_of, low_shot, read_tasks
 from engine import distributed
-from engine.arguments import (
-    ArgumentParser,
-    add_arguments,
-    check_tokenizer,
-    note_idle_encoder_flags,
-    note_length,
-    note_weights,
-    number,
-    parse,
-    path_name,
-    require_outputs,
-    rows_or_share,
-    with_defaults,
-    with_run_dir,
-)
+from engine.arguments import FIRST, RunArguments, add_arguments, as_run, completed, resolve, with_run_dir
 from engine.batching import bucket_loader
-from engine.checkpoint import load_checkpoint, load_weights, require_room, restoring, save_model, with_stored
-from engine.checks import contradictions, note_weak_choices, require_heads
-from engine.choices import add_technique_arguments, resolve_techniques
-from engine.feature_cache import are_fixed, frozen_loader, of_batch
+from engine.checkpoint import (
+    begin_with,
+    load_checkpoint,
+    load_weights,
+    require_room,
+    restoring,
+    save_model,
+    with_stored,
+)
+from engine.checks import (
+    contradictions,
+    needs_heads,
+    note_model,
+    note_techniques,
+    note_weights,
+    require_embeddings,
+    require_outputs,
+)
+from engine.choices import add_task_arguments, add_technique_arguments, resolve_techniques
+from engine.feature_cache import are_fixed, features_of, frozen_loader
 from engine.loop import SEEN_ROWS, fit
-from engine.losses import needed, total_loss
+from engine.losses import total_loss
 from engine.model_config import load_encoder, read_config
+from engine.parser import ArgumentParser
+from engine.progress import announce
 from engine.run_folder import Run
 from engine.step import autocast, make_optimizer, use_faster_modules
-from evaluation import collect, evaluate_tasks, multitask_loaders, scores_of
+from evaluation import collect, evaluate_tasks, multitask_loaders, scores_of, test_model_multitask
 from extensions import ENCODER_FLAGS, HEADS, OUTPUTS, PAIR_FEATURES, POOLING, SCHEDULES
 from extensions.architecture.dropout_sites import set_dropout
-from extensions.encoder import is_frozen
+from extensions.encoder import is_frozen, takes_task
 from extensions.heads.heads import CosineHead, Relational
 from extensions.heads.pairs import encode_apart, pack_pairs, swapped
 from extensions.heads.pooling import hidden_states_of
-from extensions.specs import from_spec, made
+from extensions.specs import build, from_spec
 from files.errors import UserError, run_script
+from files.predictions import records
 from files.tables import require_files
-from tasks import COURSE_TASKS, PAIR_TASKS, TASKS, in_order, overall_score, read_sound
+from tasks import COURSE_TASKS, PREDICTED, SPLITS, TASKS, overall_score, read_sound
 from utils import get_device, seed_everything
 
 BERT_HIDDEN_SIZE = 768  # a name of the course; the encoder's own config tells its size
@@ -62,15 +65,23 @@ LEARNING_RATES = {"pretrain": 1e-3, "finetune": 7e-6}
 # The arguments that decide which parameters the model has, and what they compute.
 ARCHITECTURE = ("hidden_dropout_prob", "encoder_dropout_prob", "option", "pretrained", "pooling", "heads", "outputs",
                 "pair_encoding", "pair_score", "pair_order", *ENCODER_FLAGS, "max_length")
+DEMO_RECIPE = os.path.join(ROOT, "recipes", "minilm.args")  # unless another is named
+# A few hundred rows need more and smaller steps than the recipe's data.
+DEMO_EPOCHS = ("--epochs", "4", "--batch_size", "16")
+DEMO_FLAGS = ("--pretrained", "minilm", "--data_dir", os.path.join(ROOT, "data", "sample"),
+              "--predictions_dir", os.path.join("predictions", "demo"), "--run_dir", os.path.join("runs", "demo"))
+
+# (scale, bias) with which a cosine starts, of labels up to `maximum`: duplicates lie above a cosine of one half.
+FIRST_COSINE = {"binary": lambda maximum: (10.0, -5.0), "real": lambda maximum: (float(maximum), 0.0)}
 
 
-def for_each_task(value):
-    """Return {task: value} of one value for all tasks, or of a dict as it is."""
-    return value if isinstance(value, dict) else dict.fromkeys(COURSE_TASKS, value)
+def for_each_task(tasks, value):
+    """Return {task: value} of one value for all tasks, or of a dict by task as it is."""
+    return value if isinstance(value, dict) else dict.fromkeys(tasks, value)
 
 
 class MultitaskBERT(nn.Module):
-    """One encoder, a head for each of the three tasks.
+    """One encoder, and a head for each task.
 
     `config` (a namespace, or a dict as loaded from a checkpoint) has `hidden_dropout_prob` and `option`
     ("pretrain" freezes BERT, which then also runs without dropout), and may have, for all tasks or as a dict by
@@ -79,54 +90,56 @@ class MultitaskBERT(nn.Module):
     afterwards) and `pair_score` (of "bi": one of PAIR_FEATURES for the head to read, or "cosine"), and for all
     `pair_order` ("both": predictions are the mean over both orders of a pair's texts). `norm`, `ffn`, `attention` and
     `positions` are specs of parts of the encoder, `adapt` is a list of specs of ADAPT, `max_length` the tokens of a
-    sequence.
+    sequence. `tasks` names tasks of the table beyond the course's three, which always have heads.
     """
 
     def __init__(self, config):
         super().__init__()
         self.config = self.settings(config)
+        self.tasks = tuple(dict.fromkeys((*COURSE_TASKS, *self.config.tasks)))
         self.bert = load_encoder(self.config)
         self.max_length = min(self.config.max_length, self.bert.config.max_position_embeddings)
+        self.pair_order = self.config.pair_order
+        pairs = [task for task in self.tasks if TASKS[task].is_pair]
         self.pair_encoding, self.pair_score = (
-            for_each_task(choice) for choice in (self.config.pair_encoding, self.config.pair_score))
+            for_each_task(pairs, choice) for choice in (self.config.pair_encoding, self.config.pair_score))
         self.pooling = nn.ModuleDict({task: made(spec, POOLING, self.bert)
-                                      for task, spec in for_each_task(self.config.pooling).items()})
+                                      for task, spec in for_each_task(self.tasks, self.config.pooling).items()})
         # For all tasks alike: what --compile inductor has made of an encoder does not see hooks come and go.
         self.needs_layers = any(pooler.needs_layers for pooler in self.pooling.values())
-
-        self.sentiment_head = self.head("sst", 1, N_SENTIMENT_CLASSES)
-        # Cosines start where the labels are: similarities span 0 to 5, duplicates lie above a cosine of one half.
-        self.paraphrase_head, self.similarity_head = self.pair_head("para", 10.0, -5.0), self.pair_head("sts", 5.0, 0.0)
-        if not isinstance(self.similarity_head, CosineHead):
-            nn.init.constant_(self.similarity_head[-1].bias, 2.5)  # the middle of the labels, 0 to 5
-        if isinstance(self.paraphrase_head, Relational) and isinstance(self.similarity_head, Relational):
-            self.similarity_head.share(self.paraphrase_head)
+        for task in self.tasks:
+            setattr(self, TASKS[task].head, self.make_head(task))
+        trunks = [head for head in map(self.head_of, pairs) if isinstance(head, Relational)]
+        for head in trunks[1:]:
+            head.share(trunks[0])
 
     @staticmethod
     def settings(config):
         """Return a configuration completed by what it means where it says nothing."""
         return read_config(config, pooling="cls", heads="mlp", outputs={}, pair_encoding="cross", pair_score="concat",
-                           pair_order="given", max_length=512)
+                           pair_order="given", max_length=512, tasks=COURSE_TASKS)
 
-    def head(self, task, width, out_features):
-        """Return the head that the configuration names for a task, which reads `width` encodings side by side."""
-        C = self.bert.config.hidden_size
-        spec, output = for_each_task(self.config.heads)[task], self.config.outputs.get(task)
+    def make_head(self, task):
+        """Return the head that the configuration names for a task: over one encoding, or over what compares two."""
+        C, outputs, width = self.bert.config.hidden_size, TASKS[task].outputs, 1
+        if self.pair_encoding.get(task) == "bi":
+            if self.pair_score[task] == "cosine":
+                return CosineHead(*FIRST_COSINE[TASKS[task].kind](TASKS[task].form.maximum))
+            width = PAIR_FEATURES[self.pair_score[task]].width
+        spec = for_each_task(self.tasks, self.config.heads)[task]
         try:
-            head = from_spec(spec, HEADS)(width * C, C, out_features, self.config.hidden_dropout_prob)
+            head = from_spec(spec, HEADS)(width * C, C, outputs, self.config.hidden_dropout_prob)
         except ValueError as error:
             raise UserError(f"--heads {task}={spec}: {error}") from error
-        if output:
-            head[-1] = OUTPUTS[output](head[-1].in_features, out_features)
+        if task in self.config.outputs:
+            head[-1] = OUTPUTS[self.config.outputs[task]](head[-1].in_features, outputs)
+        if TASKS[task].kind == "real":
+            nn.init.constant_(head[-1].bias, TASKS[task].form.maximum / 2)  # the middle of the labels
         return head
 
-    def pair_head(self, task, scale, bias):
-        """Return the head of a task on pairs: over one sequence, or over what compares two."""
-        if self.pair_encoding[task] == "cross":
-            return self.head(task, 1, 1)
-        if self.pair_score[task] == "cosine":
-            return CosineHead(scale, bias)
-        return self.head(task, PAIR_FEATURES[self.pair_score[task]].width, 1)
+    def head_of(self, task):
+        """Return a task's head."""
+        return self.get_submodule(TASKS[task].head)
 
     def train(self, mode=True):
         """Switch to training mode, all but a frozen encoder in which nothing has been made trainable."""
@@ -136,20 +149,48 @@ class MultitaskBERT(nn.Module):
 
     def forward(self, input_ids, attention_mask, token_type_ids=None, task="sst"):
         """Return the pooled encoding of input_ids (B, T) that `task` uses, in fp32: (B, C)."""
-        pooler, options = self.pooling[task], {"task": task} if getattr(self.bert, "takes_task", False) else {}
+        options = {"task": task} if takes_task(self.bert) else {}
         with hidden_states_of(self.bert) if self.needs_layers else nullcontext() as states:
             output = self.bert(input_ids, attention_mask, token_type_ids, **options)
-        return pooler({**output, "hidden_states": states}, attention_mask)
+        return self.pooling[task]({**output, "hidden_states": states}, attention_mask)
 
-    def score(self, task, features):
-        """Return the logits (B, 5) or (B,) of a task's features, computed in fp32 whatever the encoder ran in."""
-        with torch.autocast(features[0].device.type, enabled=False):
-            if task == "sst":
-                return self.sentiment_head(*features)
-            task_head = self.paraphrase_head if task == "para" else self.similarity_head
-            if len(features) == 2 and not isinstance(task_head, CosineHead):
-                features = [PAIR_FEATURES[self.pair_score[task]](*features)]
-            return task_head(*features).squeeze(-1)
+    def encode(self, task, batch):
+        """Return the encodings of a batch on the model's device: [(B, C)], or u and v, (B, C) each, of pairs apart.
+
+        A pair comes as the contract's two texts, or already packed into one sequence with its token types.
+        batch["features"] are encodings that have been computed before.
+        """
+        if "features" in batch:
+            return features_of(batch)
+        if "token_ids" in batch:
+            return [self(batch["token_ids"], batch["attention_mask"], batch.get("token_type_ids"), task=task)]
+        sides = [batch[f"{name}_{side}"] for side in (1, 2) for name in ("token_ids", "attention_mask")]
+        if self.pair_encoding[task] == "cross":
+            return [self(*pack_pairs(*sides, self.max_length), task=task)]
+        return encode_apart(partial(self, task=task), *sides)
+
+    def score(self, task, encodings):
+        """Return the logits (B, K), or (B,) of one output, of encodings, in fp32 whatever the encoder ran in."""
+        with torch.autocast(encodings[0].device.type, enabled=False):
+            if len(encodings) == 2 and self.pair_score[task] != "cosine":
+                encodings = [PAIR_FEATURES[self.pair_score[task]](*encodings)]
+            logits = self.head_of(task)(*encodings)
+        return logits.squeeze(-1) if TASKS[task].outputs == 1 else logits
+
+    def logits(self, task, batch):
+        """Return the logits (B, K) or (B,) of a batch on the model's device."""
+        return self.score(task, self.encode(task, batch))
+
+    def predict(self, task, batch):
+        """Return the logits of a batch from which predictions are made.
+
+        Of classes the largest is predicted: an output layer may have a decision of its own. Pairs are read in one order
+        or, by the settings, in both.
+        """
+        logits = self.logits(task, batch)
+        if TASKS[task].is_pair and self.pair_order == "both":
+            logits = (logits + self.logits(task, swapped(batch))) / 2
+        return self.head_of(task)[-1].decision(logits) if task in self.config.outputs else logits
 
     def predict_sentiment(self, input_ids, attention_mask):
         """Return the logits (B, 5) of the sentiment classes of input_ids (B, T)."""
@@ -165,105 +206,49 @@ class MultitaskBERT(nn.Module):
         return self.predict("sts", {"token_ids_1": input_ids_1, "attention_mask_1": attention_mask_1,
                                     "token_ids_2": input_ids_2, "attention_mask_2": attention_mask_2})
 
-    def encode_pair(self, task, *sides):
-        """Return the encodings of pairs (ids, mask, ids, mask) that `task` uses: [(B, C)], or u and v, (B, C) each."""
-        if self.pair_encoding[task] == "cross":
-            return [self(*pack_pairs(*sides, self.max_length), task=task)]
-        return encode_apart(partial(self, task=task), *sides)
-
-    def features(self, batch):
-        """Return the encodings of a batch on the model's device, (B, C) each: one, or two of pairs encoded apart.
-
-        A pair comes as the contract's two texts, or already packed into one sequence with its token types. Where
-        batch["encoded"] is a list, it keeps them, so that all the batch's losses share one pass; batch["features"] are
-        those that have been computed before.
-        """
-        if "features" in batch:
-            return of_batch(batch)
-        kept = batch.get("encoded", [])
-        if not kept:
-            if "token_ids" in batch:
-                sequence = batch["token_ids"], batch["attention_mask"], batch.get("token_type_ids")
-                kept.append([self(*sequence, task=batch["task"])])
-            else:
-                sides = (batch[f"{name}_{side}"] for side in (1, 2) for name in ("token_ids", "attention_mask"))
-                kept.append(self.encode_pair(batch["task"], *sides))
-        return kept[0]
-
-    def logits(self, batch):
-        """Return the logits (B, 5) or (B,) of a batch on the model's device, for the task batch["task"]."""
-        return self.score(batch["task"], self.features(batch))
-
-    def predict(self, task, batch):
-        """Return the logits of a batch from which predictions are made.
-
-        Of classes the largest is predicted: an output layer may have a decision of its own. Pairs are read in one order
-        or, by the settings, in both.
-        """
-        batch = {**batch, "task": task}
-        logits = self.logits(batch)
-        if task == "sst":
-            return getattr(self.sentiment_head[-1], "decision", nn.Identity())(logits)
-        if self.config.pair_order == "given":
-            return logits
-        return (logits + self.logits(swapped({**batch, "encoded": []}))) / 2
-
 
 def build_model(args):
     """Return (model, the configuration that a checkpoint keeps of it), with the weights to begin with."""
-    config = SimpleNamespace(num_labels=N_SENTIMENT_CLASSES, data_dir=".",
+    config = SimpleNamespace(num_labels=N_SENTIMENT_CLASSES, data_dir=".", tasks=args.model_tasks,
                              **{name: getattr(args, name) for name in ARCHITECTURE})
     model = MultitaskBERT(config)
-    if is_frozen(model.bert):
-        require_heads(args)
+    problems = needs_heads(args.loss, args.tasks) if is_frozen(model.bert) else []
+    if problems:
+        raise UserError("; ".join(problems))
     config.hidden_size = model.bert.config.hidden_size
     set_dropout(model, args.dropout)
     last = Run(args.run_dir).last
     if args.init and args.resume and os.path.exists(last or ""):
-        with restoring(last):  # not by `fit` alone: features and teachers are made of frozen weights before that
+        with restoring(last):  # not only in `fit`: features and teachers are made of frozen weights before that
             load_weights(model, load_checkpoint(last))
     elif args.init:
-        begin_with(model, args.init)
+        begin_with(model, args.init, ARCHITECTURE)
     return model, config
 
 
-def begin_with(model, filepath):
-    """Load the weights of a checkpoint. Raises UserError, naming the settings that differ, where they do not fit."""
-    saved = load_checkpoint(filepath)
-    try:
-        load_weights(model, saved)
-    except RuntimeError as error:
-        theirs = vars(MultitaskBERT.settings(saved["model_config"]))
-        differing = [f"--{name} {theirs[name]} there, {value} here" for name, value in vars(model.config).items()
-                     if name in ARCHITECTURE and theirs[name] != value]
-        raise UserError(f"--init {filepath} is of another model ({'; '.join(differing) or error}): give this run the "
-                        "flags of that one") from error
-
-
 def files_of(args, split):
-    """Return {task: path} of a split's files over the tasks in args.tasks."""
+    """Return {task: path} of a split's data files."""
     return {task: getattr(args, f"{task}_{split}") for task in args.tasks}
 
 
 def training_loaders(args):
     """Return {task: loader} of the training files over the tasks in args.tasks."""
-    data = {task: dataset_of(task, low_shot(rows, args.train_rows, args.seed), args)
-            for task, rows in read_tasks(files_of(args, "train"), "train", args.skip_bad_rows).items()}
-    return {task: bucket_loader(data[task], args.task_batch_size.get(task, args.batch_size), args.max_tokens,
-                                shuffle=True, seed=args.seed + i, pair_encoding=args.pair_encoding.get(task),
-                                pin_memory=args.use_gpu)
-            for i, task in enumerate(TASKS) if task in data}
+    rows = read_tasks(files_of(args, "train"), "train", args.skip_bad_rows)
+    return {task: bucket_loader(dataset_of(task, low_shot(rows[task], args.train_rows, args.seed), args),
+                                args.task_batch_size.get(task, args.batch_size), args.max_tokens, shuffle=True,
+                                seed=args.seed + i, pair_encoding=args.pair_encoding.get(task), pin_memory=args.use_gpu)
+            for i, task in enumerate(TASKS) if task in args.tasks}
 
 
 def of_features(loaders, model, device):
     """Return {task: loader} of the features that a frozen encoder has of what these loaders read."""
-    return {task: frozen_loader(loader, model, device, collect, task) for task, loader in loaders.items()}
+    return {task: frozen_loader(loader, model, device, task, collect) for task, loader in loaders.items()}
 
 
 def scores_text(scores):
-    """Return {task: metric} as one line, with the overall score where all three tasks are there."""
+    """Return {task: metric} as one line, with the overall score where all of the course's tasks are there."""
     text = ", ".join(f"{task} {score:.3f}" for task, score in scores.items())
-    return f"{text}, overall {overall_score(scores):.3f}" if len(scores) == len(COURSE_TASKS) else text
+    return f"{text}, overall {overall_score(scores):.3f}" if set(COURSE_TASKS) <= set(scores) else text
 
 
 def train_multitask(args):
@@ -271,104 +256,85 @@ def train_multitask(args):
 
     A sample of the training rows is scored too: its distance from dev shows how far a task is overfitted.
     """
-    args = complete(args)
+    args = as_run(args, complete)
     seed_everything(args.seed)
     device = get_device(args.use_gpu)
     model, config = build_model(args)
     model = model.to(device)
-    require_room(model, args)
-    check_tokenizer(args, model)
-    note_length(args, model)
-    note_idle_encoder_flags(args, model)
+    require_room(model, args.filepath, args.run_dir, args.save, args.ema, args.resume)
+    note_model(args, model)
 
     loaders = training_loaders(args)
     dev_loaders = multitask_loaders(files_of(args, "dev"), "dev", args, skip_bad_rows=args.skip_bad_rows,
                                     on_gpu=args.use_gpu, pair_encoding=args.pair_encoding)
-    if are_fixed(model, args):
+    require_embeddings(next(iter(dev_loaders.values())).dataset.tokenizer, model, args.pretrained)
+    if are_fixed(model, args.loss, args.penalty):
         with autocast(device, args.precision):
             loaders, dev_loaders = (of_features(each, model, device) for each in (loaders, dev_loaders))
-    schedule = made(args.schedule, SCHEDULES, loaders, args.seed, args.epochs)
+    schedule = build(args.schedule, SCHEDULES, loaders, args.seed, args.epochs)
     if schedule.resizes and args.task_batch_size and not args.resume:  # `even` was once begun with both
         raise UserError(f"--task_batch_size: --schedule {args.schedule} sets the tasks' batch sizes itself; leave one "
                         "of the two out")
-    announce(schedule, args)
-    note_weak_choices(args, schedule.loaders)
+    announce(schedule, args.loss, args.epochs)
+    note_techniques(args, schedule.loaders)
     seen = {task: loader.sample(SEEN_ROWS, args.seed) for task, loader in loaders.items()}
-    optimizer = make_optimizer(model, args)
+    optimizer = make_optimizer(model, lr=args.lr, weight_decay=args.weight_decay, param_groups=args.param_groups,
+                               compile=args.compile)
+
+    def scores_on(split_loaders):
+        return scores_of(evaluate_tasks(split_loaders, model, device))
+
+    def score():
+        dev = scores_on(dev_loaders)
+        return overall_score(dev), scores_text(dev), {"dev": dev, "train": scores_on(seen)}
+
     losses = {task: total_loss(args.loss[task]) for task in loaders}
-
-    def evaluate():
-        dev, train = (scores_of(evaluate_tasks(each, model, device)) for each in (dev_loaders, seen))
-        return overall_score(dev), scores_text(dev), {"dev": dev, "train": train}
-
-    return fit(model, schedule, losses, optimizer, evaluate,
-               lambda filepath, **more: save_model(model, optimizer, args, config, filepath, **more), device, args)
+    return fit(model, schedule, losses, optimizer, score, partial(save_model, model, optimizer, args, config), device, args)
 
 
-def announce(schedule, args):
-    """Print each task's batches, how its pairs are encoded where a loss decides that, and every epoch's counts."""
-    for task, loader in schedule.loaders.items():
-        need, loss = needed(args.loss, "pair_encoding", task)
-        apart = task in PAIR_TASKS and need == "bi"
-        print(f"{task}: {loader.described()}"
-              + (f"; pairs encoded apart, as {loss.partition(':')[0]} needs" if apart else ""))
-    for epoch in range(args.epochs):
-        counts = schedule.counts(epoch)
-        if epoch == 0 or counts != schedule.counts(epoch - 1):
-            since = f" from epoch {epoch} on" if epoch else ""
-            print(f"batches an epoch{since}: {', '.join(f'{task} {n}' for task, n in counts.items())}")
-
-
-def fine_tune_each(args):
-    """Go on from args.filepath with each task alone, for args.per_task_epochs; the model of a task is in its folder.
-
-    Where that does not raise the task's dev score, its model is the shared one.
-    """
-    for task in args.tasks:
-        train_multitask(of_task(args, task))
-
-
-def of_task(args, task):
-    """Return the arguments of one task's own fine-tuning.
+def for_one_task(args, task):
+    """Return the arguments of one task's fine-tuning after the joint training, in a folder of its own.
 
     It is resumed only if it began from the shared weights as they are now.
     """
     folder = os.path.join(args.run_dir, task)
     last = os.path.join(folder, "last.pt")
     begun = os.path.exists(last) and os.path.getmtime(last) >= os.path.getmtime(args.filepath)
-    return argparse.Namespace(**{**vars(args), "tasks": [task], "epochs": args.per_task_epochs, "init": args.filepath,
-                                 "schedule": "proportional", "gradient": "sum", "task_weights": "fixed",
-                                 "run_dir": folder, "filepath": os.path.join(folder, "best.pt"),
-                                 "of_run": args.run_dir, "resume": args.resume and begun})
+    return RunArguments(**{**vars(args), "tasks": [task], "epochs": args.per_task_epochs, "init": args.filepath,
+                           "schedule": "proportional", "gradient": "sum", "task_weights": "fixed", "run_dir": folder,
+                           "filepath": os.path.join(folder, "best.pt"), "of_run": args.run_dir,
+                           "resume": args.resume and begun})
 
 
 def test_multitask(args):
     """Score the dev sets and write the prediction files with args.filepath; return {task: dev metric}.
 
-    After --per_task_epochs each task's predictions come from its own model.
+    After --per_task_epochs each task is predicted by its fine-tuned model, which is the shared one where fine-tuning
+    did not raise the task's dev score.
     """
-    args = complete(args)
+    args = as_run(args, complete)
     device = get_device(args.use_gpu)
     scores = {}
-    for own in [of_task(args, task) for task in args.tasks] if args.per_task_epochs else [args]:
-        saved = load_checkpoint(own.filepath)
-        own = with_stored(own, saved, ("tasks", "pretrained", "max_length", "truncation"))
-        # How to predict is a matter of now, where the command line says it; all else is the model's.
-        said = {name: value for name, value in getattr(own, "given", {}).items() if name == "pair_order"}
-        with restoring(own.filepath):
-            model = MultitaskBERT({**saved["model_config"], **said})
+    for run in [for_one_task(args, task) for task in args.tasks] if args.per_task_epochs else [args]:
+        saved = load_checkpoint(run.filepath)
+        run = with_stored(run, saved, ("tasks", "pretrained", "max_length", "truncation"))
+        # How to predict may be typed now; all else belongs to the model.
+        typed = {name: value for name, value in run.given.items() if name == "pair_order"}
+        with restoring(run.filepath):
+            model = MultitaskBERT({**saved["model_config"], **typed})
             load_weights(model, saved)
-        check_tokenizer(own, model.to(device))
-        print(f"load model from {own.filepath}")
+        model.to(device)
+        print(f"load model from {run.filepath}")
         features_of = partial(of_features, model=model, device=device) if are_fixed(model) else None
         if not features_of:
-            use_faster_modules(model, device, own)
-        with autocast(device, own.precision):
-            scores.update(evaluation.test_model_multitask(own, model, device, features_of))
+            use_faster_modules(model, device, compile=run.compile, attention_backend=run.attention_backend,
+                               precision=run.precision)
+        with autocast(device, run.precision):
+            scores.update(test_model_multitask(run, model, device, features_of))
     print("\ntask      dev score")
     for task, score in scores.items():
         print(f"{task:9s} {score:9.3f}")
-    if len(scores) == len(COURSE_TASKS):
+    if set(COURSE_TASKS) <= set(scores):
         print(f"{'overall':9s} {overall_score(scores):9.3f}")
     return scores
 
@@ -382,80 +348,59 @@ def get_parser():
     They are the row "LeakyReLU, batch 32, dropout .1, lr 7e-6" of Peng, Yuan and Wang (2024), dev overall
     .782, with pairs cross-encoded as by Le and Lin (2024), .790.
     """
-    parser = ArgumentParser(description=__doc__.splitlines()[0], epilog="@FILE reads flags from FILE; see recipes/")
+    parser = ArgumentParser(__doc__.splitlines()[0], FIRST)
     add_arguments(parser, LEARNING_RATES)
     parser.set_defaults(option="finetune", batch_size=32, hidden_dropout_prob=0.1)
-    for task in COURSE_TASKS:
-        for split in ("train", "dev", "test"):
-            parser.add_argument(f"--{task}_{split}", type=path_name, metavar="PATH",
-                                help=f"the {task} {split} file")
-        for split in ("dev", "test"):
-            parser.add_argument(f"--{task}_{split}_out", type=path_name, metavar="PATH",
-                                help=f"where {task} {split} predictions go")
-    parser.add_argument("--data_dir", type=path_name, default="data",
-                        help="folder of the nine data files not named by a flag")
-    parser.add_argument("--predictions_dir", type=path_name, default="predictions",
-                        help="likewise of the six prediction files")
-    parser.add_argument("--tasks", nargs="+", choices=COURSE_TASKS, default=COURSE_TASKS,
-                        help="what to train and predict")
-    parser.add_argument("--train_rows", type=rows_or_share, metavar="N|P%",
-                        help="train on N random rows of each task, or on P percent of them")
-    parser.add_argument("--init", metavar="FILE", help="begin with the weights of this checkpoint of an equal model")
-    parser.add_argument("--per_task_epochs", type=number(int, 1), metavar="N",
-                        help="afterwards fine-tune a copy of the model for each task; predictions come from its own")
+    add_task_arguments(parser)
     add_technique_arguments(parser)
-    parser.add_argument("--demo", action="store_true",
-                        help="the packaged MiniLM on data/sample, by recipes/minilm.args unless another is named")
     return parser
 
 
-def complete(args):
-    """Return `args` with every argument of ours that it lacks: defaults, file names, pooling by task."""
-    args = with_defaults(args, get_parser())
+def complete(given):
+    """Return RunArguments: {name: value} of what was typed, and all else that a run needs."""
+    args = completed(given, get_parser())
     resolve_techniques(args)
-    args.tasks = in_order(args.tasks)
-    for task in COURSE_TASKS:
-        for split in ("train", "dev", "test"):
-            if getattr(args, f"{task}_{split}") is None:
-                setattr(args, f"{task}_{split}", TASKS[task].data_file(args.data_dir, split))
-        for split in ("dev", "test"):
-            if getattr(args, f"{task}_{split}_out") is None:
-                setattr(args, f"{task}_{split}_out", TASKS[task].prediction_file(args.predictions_dir, split))
+    for name, task in TASKS.items():
+        for split in SPLITS:
+            path = task.data_file(args.data_dir, split)
+            setattr(args, f"{name}_{split}", getattr(args, f"{name}_{split}") or path)
+        for split in PREDICTED:
+            path = task.prediction_file(args.predictions_dir, split)
+            setattr(args, f"{name}_{split}_out", getattr(args, f"{name}_{split}_out") or path)
     return with_run_dir(args, f"multitask-{args.option}")
 
 
 def get_args(argv=None):
-    """Parse the command line; --demo stands for flags of its own, which explicit ones override."""
+    """Parse the command line; --demo stands for flags of its own, which typed ones override."""
+    parser = get_parser()
     argv = sys.argv[1:] if argv is None else argv
-    if get_parser().parse_args(argv).demo:
-        # A few hundred rows need more and smaller steps than the recipe's data.
-        recipe = ["@" + os.path.join(ROOT, "recipes", "minilm.args"), "--epochs", "4", "--batch_size", "16"]
-        if any(arg.startswith("@") for arg in argv):
-            recipe = []
-        argv = [*recipe, "--pretrained", "minilm", "--data_dir", os.path.join(ROOT, "data/sample"),
-                "--predictions_dir", os.path.join("predictions", "demo"),
-                "--run_dir", os.path.join("runs", "demo"), *argv]
-    return parse(get_parser(), complete, argv, contradictions)
+    words = parser.expand(argv)
+    if "--demo" in words:
+        recipe = () if any(word.startswith("@") for word in argv) else (*parser.expand([f"@{DEMO_RECIPE}"]), *DEMO_EPOCHS)
+        words = [*recipe, *DEMO_FLAGS, *words]
+    return resolve(parser.given(words), complete, contradictions)
 
 
 def main():
     """Train, then predict with the best checkpoint, unless --skip_predictions."""
     args = get_args()
     distributed.start(args.use_gpu)
-    note_weights(args)
+    note_weights(args.pretrained)
     predicted = [] if args.skip_predictions else args.tasks
-    tests = [getattr(args, f"{task}_test") for task in predicted]
-    inputs = [getattr(args, f"{task}_{split}") for task in args.tasks for split in ("train", "dev")] + tests
-    require_files(inputs)
-    require_outputs(args, inputs, [getattr(args, f"{task}_{split}_out") for task in predicted
-                                   for split in ("dev", "test")])
+    tests = {task: path for task, path in files_of(args, "test").items() if task in predicted}
+    inputs = [path for task in args.tasks for path in (files_of(args, "train")[task], files_of(args, "dev")[task])]
+    require_files([*inputs, *tests.values()])
+    outputs = [getattr(args, f"{task}_{split}_out") for task in predicted for split in PREDICTED]
+    require_outputs(args.pretrained, args.filepath, args.run_dir, [*inputs, *tests.values()],
+                    [*outputs, *records(outputs)])
     if args.use_gpu:
         get_device(True)  # raises without one
-    for task, path in zip(predicted, tests, strict=True):  # training reads the other files before its first step
+    for task, path in tests.items():  # training reads the other files before its first step
         read_sound(path, TASKS[task].form, labelled=False, skip_bad_rows=args.skip_bad_rows)
     train_multitask(args)
     if args.per_task_epochs:
-        fine_tune_each(args)
+        for task in args.tasks:
+            train_multitask(for_one_task(args, task))
     if predicted:
         test_multitask(args)
     distributed.stop()

@@ -20,6 +20,7 @@ from engine.batching import MAX_TOKENS_TRAIN
 from engine.cpu import peak_memory
 from engine.step import TrainingStep, to_device
 from extensions import PARAMETER_GROUPS, TASK_LOSSES
+from extensions.schedules._steps import Part
 from files.errors import Parser, run_script
 from optimizer import AdamW
 from utils import get_device
@@ -31,7 +32,7 @@ TOKENS = 512
 def batch(rows, tokens):
     """Return one step of random sentences: token_ids and attention_mask (rows, tokens), labels (rows,)."""
     token_ids = torch.randint(1000, 30000, (rows, tokens))
-    return {"sst": {"token_ids": token_ids, "attention_mask": torch.ones_like(token_ids), "task": "sst",
+    return {"sst": {"token_ids": token_ids, "attention_mask": torch.ones_like(token_ids),
                     "labels": torch.randint(2, (rows,)), "sent_ids": [""] * rows}}
 
 
@@ -50,7 +51,7 @@ def main():
     start = time.monotonic()
     step = TrainingStep(model.train(), {"sst": TASK_LOSSES["ce"]}, optimizer, precision="fp32", device=device)
     for batches in (batch(1, 8), batch(args.rows, TOKENS)):
-        losses = step([{task: {**to_device(rows, device), "share": 1.0} for task, rows in batches.items()}])
+        losses = step([{task: Part(to_device(rows, device)) for task, rows in batches.items()}])
     float(losses["sst"])  # wait for the device
     seconds = time.monotonic() - start
 

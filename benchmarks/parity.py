@@ -17,9 +17,11 @@ from pathlib import Path
 
 import torch
 
+from engine.loop import optimizer_settings, step_settings
 from engine.losses import LOSSES
-from engine.step import lr_factor, make_optimizer, make_step, set_learning_rates, to_device
+from engine.step import lr_factor, make_optimizer, make_step, part_to_device, set_learning_rates
 from extensions import SCHEDULES, TASK_LOSSES
+from extensions.specs import from_spec
 from files.errors import Parser, run_script
 from files.pretrained import CONFIG_NAME, pretrained_file
 from multitask_classifier import ROOT, MultitaskBERT, get_args, training_loaders
@@ -106,24 +108,26 @@ def our_losses(args, steps):
     losses, seen = [], []
 
     def recorded(task):
-        def loss_of(model, batch):
-            loss = TASK_LOSSES[LOSSES[task]](model, batch)
+        def loss_of(forward):
+            loss = from_spec(LOSSES[task], TASK_LOSSES)(forward)
             losses.append((task, loss.item()))
-            columns = [list(column) for column in zip(*(rows[task][i] for i in batch["sent_ids"]), strict=True)]
+            ids = forward.batch["sent_ids"]
+            columns = [list(column) for column in zip(*(rows[task][i] for i in ids), strict=True)]
             seen.append((task, columns[0], columns[1] if TASKS[task].is_pair else None, columns[-2]))
             return loss
         return loss_of
 
-    optimizer = make_optimizer(model, args)
+    optimizer = make_optimizer(model, **optimizer_settings(args))
     schedule = SCHEDULES["proportional"](loaders, args.seed)
     epochs = map(schedule, count())  # as many as it takes
     batches = islice((epoch.part(i, 0, 1) for epoch in epochs for i in range(len(epoch))), steps)
     device = torch.device("cpu")
-    step = make_step(model, {task: recorded(task) for task in loaders}, optimizer, device, args)
+    step = make_step(model, {task: recorded(task) for task in loaders}, optimizer, device,
+                     **step_settings(args))
     model.train()
     for i, parts in enumerate(batches):
         set_learning_rates(optimizer, lr_factor(i, steps, args.warmup))
-        step([{task: to_device(batch, device) for task, batch in parts.items()}])
+        step([{task: part_to_device(part, device) for task, part in parts.items()}])
     return losses, seen, initial
 
 

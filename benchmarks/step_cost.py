@@ -21,10 +21,12 @@ import torch
 from engine.arguments import PRECISIONS, number
 from engine.cpu import fit_threads, keep_freed_memory
 from engine.ema import ExponentialMovingAverage
+from engine.loop import optimizer_settings, step_settings
 from engine.losses import total_loss
 from engine.step import make_optimizer, make_step, to_device
 from extensions import SCHEDULES
 from extensions.encoder import techniques_of
+from extensions.schedules._steps import Part
 from extensions.specs import made
 from files.errors import Parser, UserError, run_script
 from multitask_classifier import build_model, get_args, training_loaders
@@ -44,22 +46,23 @@ class Contender:
         self.model = build_model(self.args)[0].to(device)
         loaders = training_loaders(self.args)
         self.schedule = made(self.args.schedule, SCHEDULES, loaders, 1, self.args.epochs)
-        self.step = make_step(self.model, {task: total_loss(self.args.loss[task]) for task in loaders},
-                              make_optimizer(self.model, self.args), device, self.args, self.schedule.joint)
+        losses = {task: total_loss(self.args.loss[task]) for task in loaders}
+        self.step = make_step(self.model, losses, make_optimizer(self.model, **optimizer_settings(self.args)), device,
+                              joint=self.schedule.joint, **step_settings(self.args))
         self.ema = ExponentialMovingAverage(self.model, self.args.ema) if self.args.ema else None
         for technique in techniques_of(self.model, "start_epoch"):
             technique.start_epoch(0)
         self.chosen = chosen or {task: median_batch(loader) for task, loader in loaders.items()}
-        batches = {task: {**to_device(loaders[task].build(rows, loaders[task].batch_sampler.width(rows)), device),
-                          "task": task, "share": 1.0} for task, rows in self.chosen.items()}
-        self.steps = [batches] if self.schedule.joint else [{task: batch} for task, batch in batches.items()]
+        parts = {task: Part(to_device(loaders[task].build(rows, loaders[task].batch_sampler.width(rows)), device))
+                 for task, rows in self.chosen.items()}
+        self.steps = [parts] if self.schedule.joint else [{task: part} for task, part in parts.items()]
 
     def seconds(self):
         """Train on all three batches; return the seconds that took."""
         self.model.train()
         start = clock(self.device)
-        for n, batches in enumerate(self.steps, start=1):
-            self.step([batches])
+        for n, parts in enumerate(self.steps, start=1):
+            self.step([parts])
             if self.ema:
                 self.ema.update(n)
         return clock(self.device) - start

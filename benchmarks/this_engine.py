@@ -16,8 +16,10 @@ from datasets import dataset_of
 from engine import step
 from engine.batching import bucket_loader, scoring_size
 from engine.cpu import fit_threads, keep_freed_memory
+from engine.loop import optimizer_settings, step_settings
 from engine.progress import MeanLosses
 from extensions import TASK_LOSSES
+from extensions.schedules._steps import Part
 from multitask_classifier import MultitaskBERT, get_args
 from optimizer import AdamW
 from tasks import TASKS
@@ -67,11 +69,11 @@ class ThisEngine:
         architecture = BertConfig(**job["architecture"]).to_dict()
         self.model = MultitaskBERT({"hidden_dropout_prob": 0.1, "option": "finetune", "pretrained": "minilm",
                                     "bert_config": architecture}).to(self.device)
-        self.optimizer = step.make_optimizer(self.model, self.args)
+        self.optimizer = step.make_optimizer(self.model, **optimizer_settings(self.args))
         if "fused AdamW" in self.off:
             self.optimizer = AdamW(self.optimizer.param_groups)
-        self.step = step.make_step(self.model, {task: TASK_LOSSES[TASKS[task].loss] for task in rows},
-                                     self.optimizer, self.device, self.args)
+        self.step = step.make_step(self.model, {task: from_spec(TASKS[task].loss, TASK_LOSSES) for task in rows},
+                                   self.optimizer, self.device, **step_settings(self.args))
 
         rng = np.random.default_rng(job["seed"])
         samplers = {task: loader.batch_sampler for task, loader in self.loaders.items()}
@@ -112,10 +114,10 @@ class ThisEngine:
         """Take a step for each of the batches."""
         self.model.train()
         losses = MeanLosses()
-        for batch in batches:  # as training.Training.step
+        for batch in batches:  # as loop.Training.step
             step.set_learning_rates(self.optimizer, 1.0)
-            part = {**self.loaders[task].build(batch, self.width(task, batch)), "task": task, "share": 1.0}
-            losses.add(self.step([{task: step.to_device(part, self.device)}]))
+            part = Part(step.to_device(self.loaders[task].build(batch, self.width(task, batch)), self.device))
+            losses.add(self.step([{task: part}]))
             if self.device.type == "cpu":
                 int(self.step.skipped)  # the loop's look at losses that are not finite
         losses.means()

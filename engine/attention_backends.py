@@ -3,11 +3,11 @@
 math spells the formula out; efficient (Rabe and Staats 2021, https://arxiv.org/abs/2112.05682) and flash (Dao et al.
 2022, https://arxiv.org/abs/2205.14135) never hold all scores at once: torch chooses among them (auto), or is told.
 cuDNN's is not among them: `utils.get_device` says why.
-unpadded leaves padding out of all else that the layers compute: see _unpadded.py. All give the same numbers, but for
+unpadded leaves padding out of all else that the layers compute: see unpadded.py. All give the same numbers, but for
 rounding, so that a checkpoint knows nothing of it.
 
 There is no cache of keys and values: it spares a decoder, which reads its own output word by word, to compute anew
-those of the words before. An encoder reads a text once; what spares reading it again is _feature_cache.py.
+those of the words before. An encoder reads a text once; what spares reading it again is feature_cache.py.
 """
 
 import warnings
@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bert import BertSelfAttention
 from engine.unpadded import unpad
-from extensions.encoder import is_frozen, overlaid
+from extensions.encoder import is_frozen, overlay
 from files.errors import UserError, lacks_memory
 
 KERNELS = {"math": SDPBackend.MATH, "efficient": SDPBackend.EFFICIENT_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION}
@@ -92,7 +92,8 @@ def use_attention_backend(model, name, device, dtype=torch.float32):
                         f"with a mask{' and dropout' * (dropout > 0)}{without}. Choose "
                         f"{', '.join(['auto', *filter(there, KERNELS)])} or unpadded")
     for module in attentions:
-        if not isinstance(module, ChosenKernel):
-            module.__class__ = overlaid(type(module), ChosenKernel)
-        module.kernel = KERNELS[name]
+        if isinstance(module, ChosenKernel):
+            module.kernel = KERNELS[name]
+        else:
+            overlay(module, ChosenKernel, kernel=KERNELS[name])
     return f"attention by {name}"

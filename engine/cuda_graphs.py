@@ -14,7 +14,7 @@ from engine import distributed
 class GraphedStep:
     """A `TrainingStep` that replays CUDA graphs; same call, same losses, same updates.
 
-    The first batch of a kind (task, shapes) is a step as ever, which also lets libraries set themselves up; the second
+    The first batch of a kind (task, shapes) is an eager step, which also lets libraries set themselves up; the second
     is recorded, which computes nothing, and from then on every batch of that kind is copied over the recorded one and
     the graphs are replayed. There are two a kind, for the gradient and for the update, so that several processes can
     sum gradients in between. The learning rate and the step counts reach the update through `Plan.advance`. Dropout
@@ -23,43 +23,46 @@ class GraphedStep:
     than the learning rate stay what they were: after changing one, or what is trained, call `forget`.
 
     A step that cannot be recorded ends the recording for good, with one line that says why, and so does one for which
-    the graphs leave no memory. `limit` kinds are kept, the least recently used makes way. The optimizer must be a
-    `FusedAdamW`.
+    the graphs leave no memory: from then on `active` is False, and every step is eager. `limit` kinds are kept, the
+    least recently used makes way. The optimizer must be a `FusedAdamW`.
     """
 
     def __init__(self, step, limit=128, recorder=None):
-        self.step, self.limit = step, limit
+        self.step, self.limit, self.active = step, limit, True
+        self.params, self.skipped, self.stateful = step.params, step.skipped, step.stateful
+        self.weights, self.gradient = step.weights, step.gradient
         self.recorder = recorder or Recorder(step.device)
         self.seen, self.recordings = set(), OrderedDict()
         # Where several processes sum gradients: one place for all kinds of step, {parameter: tensor like it}.
-        self.buffers = None
-
-    def __getattr__(self, name):
-        """Return what the wrapped step has of that name: its techniques, its count of updates left out."""
-        return getattr(self.step, name)
+        self.buffers = {}
 
     def __call__(self, parts):
         """Update the model; return {task: loss} of the step, before the update."""
-        if self.recorder is None:
+        if not self.active:
             return self.step(parts)
         kind = kind_of(parts)
         if kind not in self.seen:
             self.seen.add(kind)
             return self.eager(parts)
-        recording = self.recordings.get(kind)
-        if recording is None or not recording.plan.advance():  # the latter: captured, but the counts came apart
-            if distributed.world_size() > 1 and self.buffers is None:
-                self.buffers = {p: torch.empty_like(p) for p in self.step.params}
-            recording = self.attempt(lambda: Recording(self.step, parts, self.recorder, self.buffers))
-            if recording is None:
-                return self.step(parts)
-            self.keep(kind, recording)
-            recording.plan.advance()
-        self.recordings.move_to_end(kind)
+        recording = self.recording_of(kind, parts)
+        if recording is None:
+            return self.step(parts)
+        recording.plan.advance()
         return recording.replay(self.step, parts)
 
+    def recording_of(self, kind, parts):
+        """Return the recording of a kind, a new one where there is none that fits; None where there can be none."""
+        recording = self.recordings.get(kind)
+        if recording is None or not recording.plan.fits():  # the latter: captured, but the counts came apart
+            if distributed.world_size() > 1 and not self.buffers:
+                self.buffers = {p: torch.empty_like(p) for p in self.step.params}
+            recording = self.attempt(lambda: Recording(self.step, parts, self.recorder, self.buffers))
+        if recording is not None:
+            self.keep(kind, recording)
+        return recording
+
     def eager(self, parts):
-        """Return the losses of a step as ever; where memory runs short, those of one without any graphs.
+        """Return the losses of an eager step; where memory runs short, of one after all graphs have been dropped.
 
         With several processes it is an error: the others may have taken their step.
         """
@@ -75,7 +78,7 @@ class GraphedStep:
     def give_up(self, error, generators):
         """Say why nothing is recorded any more, drop all graphs, and put the random numbers back."""
         self.recorder.restore_random_state(generators)
-        self.recorder, self.buffers = None, {}
+        self.active, self.buffers = False, {}
         self.forget()
         if error.__context__ and not error.__suppress_context__:
             error = error.__context__  # the first, not that the capture which it broke could not end
@@ -96,8 +99,9 @@ class GraphedStep:
             self.step.optimizer.zero_grad(set_to_none=True)
 
     def keep(self, kind, recording):
-        """Keep a recording; the one that was not used for the longest time makes way."""
+        """Keep a recording as the last used; the one that was not used for the longest time makes way."""
         self.recordings[kind] = recording
+        self.recordings.move_to_end(kind)
         if len(self.recordings) > self.limit:
             self.recordings.popitem(last=False)
 
@@ -106,21 +110,34 @@ class GraphedStep:
         self.recordings.clear()
 
 
-class Recording:
-    """The two graphs of one kind of step, the batch that they read, and the update that they take."""
+class Update:
+    """The graph of the second half of a step, from the summed gradients on; `losses` are read when it is replayed."""
 
-    def __init__(self, step, parts, recorder, buffers=None):
-        self.parts = [{task: static(batch, step.device) for task, batch in batches.items()} for batches in parts]
-        self.compute, self.losses = recorder.capture(lambda: self.gradient(step, buffers))
-        self.cosines = dict(step.gradient.cosines)
+    def __init__(self, step, losses, recorder):
         # The host's half of the update is done here, outside: state of the optimizer may have to be allocated.
         self.plan = step.optimizer.plan()
-        self.update, _ = recorder.capture(lambda: step.apply(self.plan, self.losses))
+
+        def update():
+            step.combine_gradients()
+            self.plan.apply(*step.clip(losses))
+            step.after_step(losses)
+
+        self.graph, _ = recorder.capture(update)
+
+
+class Recording:
+    """The two graphs of one kind of step, and the batch that they read."""
+
+    def __init__(self, step, parts, recorder, buffers):
+        self.parts = [{task: static(one, step.device) for task, one in part.items()} for part in parts]
+        self.forward_backward, self.losses = recorder.capture(lambda: self.gradient(step, buffers))
+        self.update = Update(step, self.losses, recorder)
+        self.plan = self.update.plan
         self.grads = [(p, p.grad) for p in step.params] if buffers else []
 
     def gradient(self, step, buffers):
-        """Return the losses of `compute`, whose gradients go on to the buffers that several processes sum."""
-        losses = step.compute(self.parts)
+        """Return the step's losses; their gradients go on to the buffers that several processes sum."""
+        losses = step.forward_backward(self.parts)
         if buffers:
             params = [p for p in step.params if p.grad is not None]
             torch._foreach_copy_([buffers[p] for p in params], [p.grad for p in params])
@@ -131,39 +148,39 @@ class Recording:
     def replay(self, step, parts):
         """Take the step of `parts`, after `plan.advance()`; return {task: loss}."""
         torch._foreach_copy_(tensors_of(self.parts), tensors_of(parts), non_blocking=True)
-        self.compute.replay()
+        self.forward_backward.replay()
         for p, grad in self.grads:
             p.grad = grad
-        step.add_up(self.losses)
-        self.update.replay()
-        step.gradient.cosines = self.cosines
+        step.all_reduce(self.losses)
+        self.update.graph.replay()
         # The memory of these losses is another graph's at the next step.
         return {task: loss.clone() for task, loss in self.losses.items()}
 
 
 def kind_of(parts):
-    """Return what batches must have in common to share a graph: tasks, shapes, dtypes, and all that is a number."""
-    return tuple(
-        (task, *((name, value.shape, value.dtype) if isinstance(value, torch.Tensor) else (name, value)
-                 for name, value in sorted(recordable(batch).items())))
-        for part, batches in enumerate(parts) for task, batch in ((f"{part} {task}", b) for task, b in batches.items()))
+    """Return what parts must have in common to share a graph: tasks, shapes, dtypes, shares and weights."""
+    return tuple((i, task, one.share, one.weight,
+                  *((name, value.shape, value.dtype) for name, value in tensors_in(one)))
+                 for i, part in enumerate(parts) for task, one in part.items())
 
 
-def recordable(batch):
-    """Return what of a batch a graph can hold: tensors and single values; a list, such as of ids, would go stale."""
-    return {name: value for name, value in batch.items() if isinstance(value, (torch.Tensor, str, bool, int, float))}
+def tensors_in(part):
+    """Return the (name, tensor) of a `Part`'s batch, in an order that only their names decide.
+
+    These are what a graph can hold: a list, such as of ids, would go stale.
+    """
+    return [(name, value) for name, value in sorted(part.batch.items()) if isinstance(value, torch.Tensor)]
 
 
-def static(batch, device):
-    """Return a copy of the batch's recordable values, for the graphs to read from."""
-    return {name: torch.empty_like(value, device=device).copy_(value) if isinstance(value, torch.Tensor) else value
-            for name, value in recordable(batch).items()}
+def static(part, device):
+    """Return a copy of a `Part` with its tensors alone, for the graphs to read from."""
+    return part._replace(batch={name: torch.empty_like(value, device=device).copy_(value)
+                                for name, value in tensors_in(part)})
 
 
 def tensors_of(parts):
     """Return the tensors of the parts in an order that only their kind decides."""
-    return [value for batches in parts for batch in batches.values() for _, value in sorted(batch.items())
-            if isinstance(value, torch.Tensor)]
+    return [value for part in parts for one in part.values() for _, value in tensors_in(one)]
 
 
 class Recorder:

@@ -24,11 +24,10 @@ from torch.utils.data import Dataset
 
 from engine import distributed
 from engine.batching import bucket_loader, scoring_size
-from engine.step import penalties_of, to_device
+from engine.losses import read_texts
+from engine.step import to_device
 from engine.token_cache import save_cached, token_digest
-from extensions import TASK_LOSSES
-from extensions.encoder import is_frozen
-from extensions.specs import from_spec
+from extensions.encoder import is_frozen, takes_task
 from files.downloads import default_cache_dir
 
 # Fewer tokens are encoded sooner than the weights are read; the folder keeps so many bytes, the last used.
@@ -37,24 +36,19 @@ FEATURE_CACHE_TOKENS, FEATURE_CACHE_BYTES, FEATURE_CACHE_FORMAT = 10_000, 5 * 10
 IRRELEVANT = {"training", "p", "name_or_path"}
 
 
-def are_fixed(model, args=None):
-    """Tell whether a model's features stay as they are, and the losses and penalties that `args` name ask for no more.
+def are_fixed(model, losses=None, penalties=()):
+    """Tell whether a model's features stay as they are, and suffice for losses {task: specs} and penalties (specs).
 
     Nothing below the heads is trained, and the frozen encoder runs without dropout. Some losses and penalties read a
-    batch's tokens, or disturb their embeddings: they say so by `reads_texts = True`. Nor is a pair read in both orders.
+    batch's tokens, or disturb their embeddings. Nor is a pair read in both orders.
     """
-    below = [model.bert, *getattr(model, "pooling", {}).values()]
-    losses = [from_spec(spec, TASK_LOSSES)
-              for specs in (getattr(args, "loss", None) or {}).values() for spec in specs]
-    penalties = penalties_of(getattr(args, "penalty", None))
-    techniques = [getattr(technique, "func", technique) for technique in (*losses, *penalties)]
-    return (model.config.option == "pretrain" and getattr(model.config, "pair_order", "given") == "given"
-            and not any(getattr(technique, "reads_texts", False) for technique in techniques)
-            and all(is_frozen(part) for part in below))
+    return (model.config.option == "pretrain" and model.pair_order == "given"
+            and not read_texts(losses or {}, penalties or ())
+            and all(is_frozen(part) for part in (model.bert, *model.pooling.values())))
 
 
-def of_batch(batch):
-    """Return the features in a batch as a model's `features` has them: [(B, C)], or u and v, (B, C) each."""
+def features_of(batch):
+    """Return the features in a batch as a model's `encode` has them: [(B, C)], or u and v, (B, C) each."""
     features = batch["features"]
     return [features] if features.ndim == 2 else list(features.unbind(1))
 
@@ -62,13 +56,13 @@ def of_batch(batch):
 class FrozenFeatures(Dataset):
     """The rows of a data set with their features under a frozen encoder, computed without dropout or read from a file.
 
-    `task` is that of a model of several tasks, None for one with `features(ids, mask)`; pairs are encoded as the model
-    does. `collect` is `evaluation.collect`. `from_cache` tells where the features came from.
+    Pairs are encoded as the model does for `task`. `collect` is evaluation's: it runs a function over a loader.
+    `from_cache` tells where the features came from.
     """
 
-    def __init__(self, dataset, model, device, collect, task=None):
+    def __init__(self, dataset, model, device, task, collect):
         self.dataset = dataset
-        encoding = getattr(model, "pair_encoding", {}).get(task, "cross")
+        encoding = model.pair_encoding.get(task, "cross")
         path = cache_path(dataset, model, device, task, encoding)
         widths = (2,) if encoding != "cross" else ()  # two encodings a row
         shape = (len(dataset), *widths, model.bert.config.hidden_size)
@@ -83,10 +77,7 @@ class FrozenFeatures(Dataset):
                                pin_memory=on_gpu)
 
         def encode(batch):
-            batch = to_device(batch, device)
-            if task is None:
-                return model.features(batch["token_ids"], batch["attention_mask"])
-            encodings = model.features({**batch, "task": task})
+            encodings = model.encode(task, to_device(batch, device))
             return encodings[0] if len(encodings) == 1 else torch.stack(list(encodings), dim=1)
 
         features, *_ = collect(loader, model, encode)
@@ -115,10 +106,10 @@ class FrozenFeatures(Dataset):
         return {**batch, "sents": [row[0] for row in rows]} if self.dataset.texts == 1 else batch
 
 
-def frozen_loader(loader, model, device, collect, task=None):
+def frozen_loader(loader, model, device, task, collect):
     """Return the loader of a data set's features in place of that of its tokens, of as many rows a batch."""
     sampler = loader.batch_sampler
-    features = FrozenFeatures(loader.dataset, model, device, collect, task)
+    features = FrozenFeatures(loader.dataset, model, device, task, collect)
     cap = max(sampler.max_tokens, sampler.batch_size)  # features are no tokens
     return bucket_loader(features, sampler.batch_size, cap, sampler.shuffle, sampler.seed, pin_memory=loader.pin_memory)
 
@@ -129,12 +120,12 @@ def cache_path(dataset, model, device, task, encoding):
         return None
     device = torch.device(device)
     dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
-    by_task = task if getattr(model.bert, "takes_task", False) else None
+    by_task = task if takes_task(model.bert) else None
     settings = [FEATURE_CACHE_FORMAT, torch.__version__, device.type, str(dtype), encoding, by_task]
     sequences = dataset.sequences("bi" if encoding == "bi" else "cross")
     tokens = [token_digest(*(part for part in sequences[suffix] if part is not None)) for suffix in sorted(sequences)]
-    pooler = model.pooling[task] if hasattr(model, "pooling") else None
-    key = [settings, tokens, digest_of(model.bert), pooler and digest_of(pooler)]
+    pooler = digest_of(model.pooling[task]) if task in model.pooling else None
+    key = [settings, tokens, digest_of(model.bert), pooler]
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return default_cache_dir() / "features" / f"{name}.safetensors"
 
@@ -162,9 +153,9 @@ def digest_of(module):
 
 @cache
 def source_digest():
-    """Return the SHA-256 of all modules beside this file and above it, any of which may decide what is computed."""
-    folder, digest = Path(__file__).resolve().parent, hashlib.sha256()
-    for source in (*sorted(folder.parent.glob("*.py")), *sorted(folder.glob("*.py"))):
+    """Return the SHA-256 of the model files, engine/ and extensions/, any of which may decide what is computed."""
+    root, digest = Path(__file__).resolve().parent.parent, hashlib.sha256()
+    for source in sorted([*root.glob("*.py"), *root.glob("engine/*.py"), *root.glob("extensions/**/*.py")]):
         digest.update(source.name.encode() + source.read_bytes())
     return digest.digest()
 

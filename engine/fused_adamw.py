@@ -23,10 +23,10 @@ class FusedAdamW(AdamW):
         return Plan(self)
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure=None, *, skip=None, scale=None):
         """Update every parameter that has a gradient; return the loss of `closure`, which is run first.
 
-        Raises RuntimeError for a sparse gradient.
+        `skip` and `scale` are those of `Plan.apply`. Raises RuntimeError for a sparse gradient.
         """
         loss = None
         if closure is not None:
@@ -34,7 +34,7 @@ class FusedAdamW(AdamW):
                 loss = closure()
         plan = self.plan()
         plan.advance()
-        plan.apply()
+        plan.apply(skip, scale)
         return loss
 
 
@@ -58,17 +58,18 @@ class Plan:
         self.cohorts = [Cohort(params, optimizer, optimizer.param_groups[index], fused)
                         for (index, _, _, fused, _), params in cohorts.items()]
 
-    def advance(self):
-        """Count this step and set its learning rates; return False, with nothing changed, where it no longer fits.
+    def fits(self):
+        """Tell whether this is still the next update.
 
-        It does not when parameters that were updated together have since been updated apart, nor when the optimizer
-        has loaded another state. Every `apply` takes one call of this before it.
+        It is not when parameters that were updated together have since been updated apart, nor when the optimizer has
+        loaded another state.
         """
-        if not all(cohort.stands() for cohort in self.cohorts):
-            return False
+        return all(cohort.stands() for cohort in self.cohorts)
+
+    def advance(self):
+        """Count this step and set its learning rates; every `apply` takes one call of this before it."""
         for cohort in self.cohorts:
             cohort.advance()
-        return True
 
     @torch.no_grad()
     def apply(self, skip=None, scale=None):

@@ -2,7 +2,7 @@
 
 import torch
 
-from engine.cuda_graphs import GraphedStep, kind_of, static, tensors_of
+from engine.cuda_graphs import GraphedStep, Update, kind_of, static, tensors_of
 
 
 class JointGraphedStep(GraphedStep):
@@ -11,7 +11,7 @@ class JointGraphedStep(GraphedStep):
     Three tasks' widths have thousands of combinations, too many for a graph each. So the graph of a task's batch, by
     its kind, adds its gradient and its loss to buffers, which are zeroed before a step, and the graph of the update
     reads those: Σ_t g_t is the gradient of Σ_t L_t. What keeps the tasks' gradients apart (PCGrad) cannot be had so.
-    As in the parent the first batch of a kind is a step as ever; it also tells which parameters such tasks train.
+    As in the parent the first batch of a kind is an eager step; it also tells which parameters such tasks train.
     """
 
     def __init__(self, step, limit=384, recorder=None):
@@ -22,9 +22,9 @@ class JointGraphedStep(GraphedStep):
 
     def __call__(self, parts):
         """Update the model; return {task: loss} of the step, before the update."""
-        if self.recorder is None:
+        if not self.active:
             return self.step(parts)
-        pieces = [{task: batch} for batches in parts for task, batch in batches.items()]
+        pieces = [{task: one} for part in parts for task, one in part.items()]
         kinds = [kind_of([piece]) for piece in pieces]
         tasks = tuple(dict.fromkeys(task for piece in pieces for task in piece))
         if tasks not in self.trained or not self.seen.issuperset(kinds):
@@ -33,20 +33,19 @@ class JointGraphedStep(GraphedStep):
             self.trained[tasks] = [p for p in self.step.params if p.grad is not None]
             return losses
 
-        batches = [self.batch(kind, piece, tasks) for kind, piece in zip(kinds, pieces, strict=True)]
+        gradients = [self.gradient_of(kind, piece, tasks) for kind, piece in zip(kinds, pieces, strict=True)]
         update = self.update_of(tasks)
-        if self.recorder is None:  # one of these could not be recorded
+        if not self.active:  # one of these could not be recorded
             return self.step(parts)
         self.take_buffers(tasks)
         torch._foreach_zero_([*(self.buffers[p] for p in self.trained[tasks]), *self.totals.values()])
-        for (inputs, graph), piece in zip(batches, pieces, strict=True):
+        for (inputs, graph), piece in zip(gradients, pieces, strict=True):
             torch._foreach_copy_(tensors_of([inputs]), tensors_of([piece]), non_blocking=True)
             graph.replay()
-        if update.finish:
-            update.finish.replay()
         losses = {task: self.totals[task] for task in tasks}
-        self.step.add_up(losses)
-        update.apply.replay()
+        self.step.all_reduce(losses)
+        update.plan.advance()
+        update.graph.replay()
         self.step.optimizer.zero_grad(set_to_none=True)
         return {task: loss.clone() for task, loss in losses.items()}  # the next step writes over the totals
 
@@ -62,42 +61,34 @@ class JointGraphedStep(GraphedStep):
         for p in self.trained[tasks]:
             p.grad = self.buffers[p]
 
-    def batch(self, kind, piece, tasks):
+    def gradient_of(self, kind, piece, tasks):
         """Return (the batch that it reads, the graph) of a task's gradient; None where it cannot be recorded."""
         def record():
             self.take_buffers(tasks)
-            inputs = {task: static(batch, self.step.device) for task, batch in piece.items()}
+            inputs = {task: static(one, self.step.device) for task, one in piece.items()}
             return inputs, self.recorder.capture(lambda: self.add(inputs))[0]
-        if self.recorder is None:
-            return None
-        if kind not in self.recordings:
-            self.keep(kind, self.attempt(record))
-        self.recordings.move_to_end(kind)
-        return self.recordings[kind]
+
+        recording = self.recordings.get(kind)
+        if recording is None and self.active:
+            recording = self.attempt(record)
+        if recording is not None:
+            self.keep(kind, recording)
+        return recording
 
     def add(self, piece):
         """Add the gradient of a task's batch to the buffers, and its loss to the totals."""
-        for task, loss in self.step.accumulate([piece]).items():
+        for task, loss in self.step.forward_backward([piece]).items():
             self.totals[task] += loss
 
     def update_of(self, tasks):
-        """Return the update after these tasks' batches, with its counts advanced; None where it cannot be recorded."""
+        """Return the `Update` after these tasks' batches; None where it cannot be recorded."""
+        def record():
+            self.take_buffers(tasks)
+            return Update(self.step, {task: self.totals[task] for task in tasks}, self.recorder)
+
         update = self.updates.get(tasks)
-        if self.recorder is None or update and update.plan.advance():
-            return update
-        update = self.updates[tasks] = self.attempt(lambda: Update(self, tasks))
-        if update:
-            update.plan.advance()
+        if self.active and (update is None or not update.plan.fits()):
+            update = self.attempt(record)
+            if update is not None:
+                self.updates[tasks] = update
         return update
-
-
-class Update:
-    """The end of a step: the losses of the weights, and, once several processes have summed up, the update."""
-
-    def __init__(self, graphs, tasks):
-        graphs.take_buffers(tasks)
-        step = graphs.step
-        self.finish = graphs.recorder.capture(step.finish)[0] if step.of_weights else None
-        self.plan = step.optimizer.plan()
-        losses = {task: graphs.totals[task] for task in tasks}
-        self.apply, _ = graphs.recorder.capture(lambda: step.apply(self.plan, losses))

@@ -1,14 +1,20 @@
-"""A task's losses by their specs: the default, what they need of the model, and their sum."""
+"""What a run minimises, by specs: a task's losses, their sum, what they need of the model; and the penalties."""
 
-from extensions import TASK_LOSSES
-from extensions.specs import from_spec
+from extensions import PENALTIES, TASK_LOSSES
+from extensions.specs import from_spec, made
+from tasks import COURSE_TASKS, TASKS
 
-LOSSES = {"sst": "ce", "para": "bce", "sts": "mse"}
+LOSSES = {task: TASKS[task].loss for task in COURSE_TASKS}
+
+
+def trait(spec, table, name, default):
+    """Return a trait of the technique that a spec names in a table."""
+    return getattr(table[spec.partition(":")[0]], name, default)
 
 
 def traits(spec, name, default):
-    """Return an attribute of the loss that a spec names: which tasks it is for, what it needs of the model."""
-    return getattr(TASK_LOSSES[spec.partition(":")[0]], name, default)
+    """Return a trait of the loss that a spec names: which tasks it is for, what it needs of the model."""
+    return trait(spec, TASK_LOSSES, name, default)
 
 
 def headless(specs):
@@ -24,7 +30,29 @@ def needed(losses, what, task):
     return None, None
 
 
+def read_texts(losses, penalties):
+    """Tell whether a loss of {task: specs} or a penalty of these specs needs the texts, not just their encodings."""
+    return (any(trait(spec, TASK_LOSSES, "reads_texts", False) for specs in losses.values() for spec in specs)
+            or any(trait(spec, PENALTIES, "reads_texts", False) for spec in in_effect(penalties)))
+
+
 def total_loss(specs):
-    """Return the loss fn(model, batch) that is the sum of those named."""
+    """Return the loss fn(forward) that is the sum of those named."""
     losses = [from_spec(spec, TASK_LOSSES) for spec in specs]
-    return losses[0] if len(losses) == 1 else lambda model, batch: sum(loss(model, batch) for loss in losses)
+    return losses[0] if len(losses) == 1 else lambda forward: sum(map(forward.with_own_logits, losses))
+
+
+def in_effect(specs):
+    """Return the penalty specs that count: of one name the last, and after a "none" only those behind it."""
+    chosen = {}
+    for spec in specs:
+        if spec == "none":
+            chosen.clear()
+        else:
+            chosen[spec.partition(":")[0]] = spec
+    return list(chosen.values())
+
+
+def penalties_of(specs):
+    """Return the penalties that a list of specs names; of one name the last counts, "none" takes back all before."""
+    return [made(spec, PENALTIES) for spec in in_effect(specs)]

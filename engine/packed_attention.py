@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from bert import BertSelfAttention
 from engine.fast_dropout import FastDropout
-from extensions.encoder import underlaid
+from extensions.encoder import underlay
 
 
 class PackedSelfAttention(BertSelfAttention):
@@ -56,6 +56,6 @@ def pack_attention(model):
     """Make every attention in `model` a `PackedSelfAttention` too; no key changes."""
     for module in model.modules():
         if isinstance(module, BertSelfAttention) and not isinstance(module, PackedSelfAttention):
-            module.__class__ = underlaid(type(module), PackedSelfAttention)
+            underlay(module, PackedSelfAttention)
             if type(module.dropout) is nn.Dropout:
                 module.dropout = FastDropout(module.dropout.p).train(module.training)

@@ -1,6 +1,7 @@
-"""One training step, shared by both training scripts: batches → autocast → losses → gradient → clip → optimizer.
+"""One training step, shared by both training scripts: forward, backward, all-reduce, combine, clip, optimizer.
 
-A model here is any module with `logits(batch)`, a loss is `fn(model, batch)`. The loop around the step is training.py.
+A model here is any module with `encode(task, batch)` and `score(task, encodings)`; a loss is `fn(forward)` of a
+ForwardPass. The loop around the step is loop.py.
 """
 
 import contextlib
@@ -15,33 +16,22 @@ from engine.cuda_graphs import GraphedStep
 from engine.fast_dropout import use_fast_dropout
 from engine.fused_adamw import FusedAdamW
 from engine.joint_graphs import JointGraphedStep
+from engine.losses import penalties_of
 from engine.packed_attention import pack_attention
-from extensions import GRADIENTS, PARAMETER_GROUPS, PENALTIES, TASK_WEIGHTS
+from engine.unpadded import UnpaddedModel
+from extensions import GRADIENTS, PARAMETER_GROUPS, TASK_WEIGHTS, TaskWeights, WeightPenalty, as_penalty
 from extensions.encoder import techniques_of
-from extensions.gradients.gradient_sum import GradientSum
-from extensions.penalties._divergence import logits_of
+from extensions.forward import ForwardPass
 from extensions.specs import from_spec, made
-from extensions.task_weights._task_weights import TaskWeights
 from files.errors import UserError
 from optimizer import AdamW
 
 
-def make_optimizer(model, args):
-    """Return AdamW over the parameter groups that `args` names, in one kernel unless --compile is none."""
-    groups = from_spec(args.param_groups, PARAMETER_GROUPS)
-    kind = AdamW if args.compile == "none" else FusedAdamW
-    return kind(groups(model, args.lr, weight_decay=args.weight_decay), lr=args.lr)
-
-
-def penalties_of(specs):
-    """Return the penalties that a list of specs names: of one name the last counts, "none" takes back all before."""
-    chosen = {}
-    for spec in specs or []:
-        if spec == "none":
-            chosen.clear()
-        else:
-            chosen[spec.partition(":")[0]] = made(spec, PENALTIES)
-    return list(chosen.values())
+def make_optimizer(model, *, lr, weight_decay=0.0, param_groups="flat", compile="auto"):
+    """Return AdamW over the parameter groups of the spec `param_groups`, in one kernel unless `compile` is "none"."""
+    groups = from_spec(param_groups, PARAMETER_GROUPS)
+    kind = AdamW if compile == "none" else FusedAdamW
+    return kind(groups(model, lr, weight_decay=weight_decay), lr=lr)
 
 
 def bf16_in_hardware(device):
@@ -62,6 +52,11 @@ def in_bf16(device, precision="auto"):
 def autocast(device, precision="auto"):
     """Return the context in which forward passes run: bf16 autocast, or nothing for fp32."""
     return torch.autocast(device.type, torch.bfloat16) if in_bf16(device, precision) else contextlib.nullcontext()
+
+
+def part_to_device(part, device):
+    """Return a `Part` with its batch on `device`."""
+    return part._replace(batch=to_device(part.batch, device))
 
 
 def to_device(batch, device):
@@ -92,77 +87,72 @@ def set_learning_rates(optimizer, factor):
         group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
 
-def task_loss(model, batch, loss, penalties):
-    """Return one task's loss with its penalties; the batch carries the loss on to them."""
-    batch = {**batch, "loss": loss, "encoded": []}
-    return loss(model, batch) + sum(penalty(model, batch, logits_of(model, batch)) for penalty in penalties)
-
-
 class TrainingStep:
     """One optimizer step over the parts of a step's rows.
 
-    `losses` is {task: fn(model, batch)}; `gradient` and `weights` are one of GRADIENTS and one of TASK_WEIGHTS.
-    `penalties` are fn(model, batch, logits), or objects with `of_weights(model)`, a loss that counts once a step. An
-    object may also have `start(model)`, called here; `after_step(model)`, called after each update; and `state_dict`
-    and `load_state_dict`, for checkpoints. A part is {task: batch} on the device, with batch["share"] the share of the
-    step's rows of the task that it holds: what a loss averages over the part counts that much, so that the update is
-    the whole step's, however it is split (several processes, --accumulate). batch["weight"], 1.0 where there is none,
-    is the schedule's factor of the task's loss.
+    `losses` is {task: fn(forward)}; `gradient` and `weights` are one of GRADIENTS and one of TASK_WEIGHTS, `penalties`
+    are fn(forward) or objects (extensions/penalties/_penalty.py). The rows come in parts, each {task: Part} on the
+    device: what a loss averages over a part counts as much as its share of the rows, so that the update is the whole
+    step's, however it is split (several processes, --accumulate).
     """
 
     def __init__(self, model, losses, optimizer, *, penalties=(), gradient=None, weights=None, precision="auto",
                  max_grad_norm=1.0, device):
-        self.model, self.losses, self.optimizer, self.penalties = model, losses, optimizer, penalties
-        self.gradient, self.weights = gradient or GradientSum(), weights or TaskWeights(losses)
-        self.of_batches = [penalty for penalty in penalties if not hasattr(penalty, "of_weights")]
-        self.of_weights = [penalty for penalty in penalties if hasattr(penalty, "of_weights")]
+        self.model, self.losses, self.optimizer = model, losses, optimizer
+        self.gradient, self.weights = gradient or made("sum", GRADIENTS), weights or TaskWeights(losses)
+        self.penalties = [as_penalty(penalty) for penalty in penalties]
+        self.batch_penalties = [penalty for penalty in self.penalties if not isinstance(penalty, WeightPenalty)]
+        self.weight_losses = [penalty.of_weights for penalty in self.penalties if isinstance(penalty, WeightPenalty)]
+        self.weight_losses += [technique.of_weights for technique in techniques_of(model, "of_weights")]
         self.precision, self.max_grad_norm, self.device = precision, max_grad_norm, device
         self.params = [p for group in optimizer.param_groups for p in group["params"]]
         self.skipped = torch.zeros(()).to(device)  # updates left out since a loss or gradient was not finite
-        for penalty in penalties:
-            if hasattr(penalty, "start"):
-                penalty.start(model)
+        for penalty in self.penalties:
+            penalty.start(model)
 
     def __call__(self, parts):
         """Update the model; return {task: loss} of the step, before the update."""
         self.optimizer.zero_grad(set_to_none=True)
-        losses = self.compute(parts)
-        self.add_up(losses)
-        self.update(losses)
+        losses = self.forward_backward(parts)
+        self.all_reduce(losses)
+        self.combine_gradients()
+        skip, scale = self.clip(losses)
+        self.optimizer_step(skip, scale)
+        self.after_step(losses)
         return losses
 
-    def compute(self, parts):
-        """Write the gradient of the parts' weighted losses into `.grad`; return {task: loss}, detached."""
-        losses = self.accumulate(parts)
-        self.finish()
-        return losses
-
-    def accumulate(self, parts):
-        """Add the gradient of the parts' weighted losses to what the gradient has; return {task: loss}, detached."""
+    def forward_backward(self, parts):
+        """Add the gradient of this process's parts to what there is; return {task: loss}, detached."""
         totals = {}
-        for batches in parts:
+        for part in parts:
             with autocast(self.device, self.precision):
-                losses = {task: task_loss(self.model, batch, self.losses[task], self.of_batches)
-                          for task, batch in batches.items()}
-            weighted = {task: loss * batches[task]["share"] * batches[task].get("weight", 1.0)
+                losses = {task: self.task_loss(task, batch) for task, (batch, _, _) in part.items()}
+            weighted = {task: loss * part[task].share * part[task].weight
                         for task, loss in self.weights(losses).items()}
             self.gradient.backward(weighted, self.params)
             for task, loss in losses.items():
-                loss = loss.detach() * batches[task]["share"]
+                loss = loss.detach() * part[task].share
                 totals[task] = totals[task] + loss if task in totals else loss
         return totals
 
-    def finish(self):
-        """Make one gradient of what all parts have added, with that of the losses of the weights."""
-        self.gradient.finish(self.params, distributed.add_up)
-        for penalty in self.of_weights:  # `add_up` sums what it adds, unless the gradient is whole already
-            share = 1 if self.gradient.per_task else 1 / distributed.world_size()
-            (penalty.of_weights(self.model) * share).backward()
+    def task_loss(self, task, batch):
+        """Return a task's loss with its penalties, 0-dim."""
+        loss = self.losses[task]
+        forward = ForwardPass(self.model, task, batch, loss)
+        return loss(forward) + sum(penalty(forward) for penalty in self.batch_penalties)
 
-    def add_up(self, losses):
-        """Sum gradients and losses over all processes; gradients by task have been summed by then."""
-        grads = [] if self.gradient.per_task else [p.grad for p in self.params if p.grad is not None]
-        distributed.add_up([*grads, *losses.values()])
+    def all_reduce(self, losses):
+        """Sum gradients and losses over all processes."""
+        messages = self.gradient.messages(self.params)
+        messages[-1] += losses.values()
+        for tensors in messages:
+            distributed.add_up(tensors)
+
+    def combine_gradients(self):
+        """Make one gradient of the tasks', and add that of the losses of the weights, which are no batch's."""
+        self.gradient.combine(self.params)
+        for loss_of in self.weight_losses:
+            loss_of(self.model).backward()
 
     def clip(self, losses):
         """Return (skip, scale) without waiting for the device: the gradient is to be divided by `scale` (0-dim).
@@ -176,87 +166,88 @@ class TrainingStep:
         self.skipped += (~finite | (self.skipped > 0)).float()
         return (self.skipped > 0).float(), ((norm + 1e-6) / self.max_grad_norm).clamp(min=1.0)
 
-    def update(self, losses):
-        """Take the optimizer's step with the clipped gradient."""
+    def optimizer_step(self, skip, scale):
+        """Update the weights with the gradient divided by `scale`, unless `skip` is 1."""
         if isinstance(self.optimizer, FusedAdamW):
-            plan = self.optimizer.plan()
-            plan.advance()
-            self.apply(plan, losses)
-            return
-        skip, scale = self.clip(losses)
-        if not skip:  # on a GPU this waits for it: any other optimizer knows nothing of skipping
+            self.optimizer.step(skip=skip, scale=scale)
+        elif not skip:  # on a GPU this waits for it: any other optimizer knows nothing of skipping
             torch._foreach_div_([p.grad for p in self.params if p.grad is not None], scale)
             self.optimizer.step()
-        self.after_update(losses)
-
-    def apply(self, plan, losses):
-        """Carry out an update that FusedAdamW has planned, without waiting for the device."""
-        plan.apply(*self.clip(losses))
-        self.after_update(losses)
 
     @torch.no_grad()
-    def after_update(self, losses):
-        """Let the techniques that follow the weights or the losses take note of the step."""
+    def after_step(self, losses):
+        """Let the techniques that follow the losses or the weights take note of the step."""
         self.weights.after_step(losses)
         for penalty in self.penalties:
-            if hasattr(penalty, "after_step"):
-                penalty.after_step(self.model)
+            penalty.after_step(self.model)
 
     def stateful(self):
         """Return the techniques whose state a checkpoint must hold, in a fixed order."""
-        return [part for part in (self.gradient, self.weights, *self.penalties) if hasattr(part, "state_dict")]
+        return [part for part in (self.gradient, self.weights, *self.penalties) if part.state_dict() is not None]
 
 
-def use_faster_modules(model, device, args):
-    """Let some of the model's modules give way, in place, to the faster ones that `args` ask for; return which."""
+def use_faster_modules(model, device, *, compile="auto", attention_backend="auto", precision="auto"):
+    """Put faster modules in the place of some of the model's, unless `compile` is "none"; return which, a line.
+
+    The attention uses `attention_backend`, one of attention_backends.BACKENDS, in any case.
+    """
     how = "the modules as they stand"
-    if args.compile != "none":
+    if compile != "none":
         how = "packed attention"
         pack_attention(model)
         if device.type == "cpu":
             use_fast_dropout(model)
-    dtype = torch.bfloat16 if in_bf16(device, args.precision) else torch.float32
-    return f"{how}, {use_attention_backend(model, args.attention_backend, device, dtype)}"
+    dtype = torch.bfloat16 if in_bf16(device, precision) else torch.float32
+    return f"{how}, {use_attention_backend(model, attention_backend, device, dtype)}"
 
 
-def make_step(model, losses, optimizer, device, args, joint=False):
-    """Return the training step that `args` describe; some of the model's modules give way to faster ones.
+def make_step(model, losses, optimizer, device, *, lr, penalties=(), gradient="sum", task_weights="fixed",
+              precision="auto", max_grad_norm=1.0, compile="auto", attention_backend="auto", joint=False):
+    """Return the training step over {task: loss}; faster modules take the place of some of the model's.
 
-    `joint` tells whether a step has batches of several tasks. Raises UserError for what only such steps can have.
+    `penalties` (a list), `gradient` and `task_weights` are specs; `lr` is the learning rate of what task weights learn,
+    where they have none of their own. `joint` tells whether a step has batches of several tasks. Raises UserError for
+    what only such steps can have, and for CUDA graphs without CUDA.
     """
-    weights, gradient = made(args.task_weights, TASK_WEIGHTS, tuple(losses)).to(device), made(args.gradient, GRADIENTS)
-    if gradient.per_task and not joint:
-        raise UserError(NOTHING_TO_COMBINE.format(args.gradient))
+    weights, gradient_of = made(task_weights, TASK_WEIGHTS, tuple(losses)).to(device), made(gradient, GRADIENTS)
+    if gradient_of.per_task and not joint:
+        raise UserError(NOTHING_TO_COMBINE.format(gradient))
     if not (joint or weights.alike):
         print(f"note: every step here is of one task, and clipping and AdamW undo most of --task_weights "
-              f"{args.task_weights}; --schedule round-robin takes the tasks together")
+              f"{task_weights}; --schedule round-robin takes the tasks together")
     learned = list(weights.parameters())
     if learned:
-        lr = args.lr if weights.lr is None else weights.lr
-        optimizer.add_param_group({"params": learned, "lr": lr, "weight_decay": 0.0})
-    penalties = [*penalties_of(args.penalty), *techniques_of(model, "of_weights")]
-    step = TrainingStep(model, losses, optimizer, penalties=penalties, gradient=gradient,
-                        weights=weights, precision=args.precision, max_grad_norm=args.max_grad_norm, device=device)
-    bf16 = in_bf16(device, args.precision)
-    fallback = "" if bf16 or args.precision == "fp32" else " (no bf16 in this processor)"
-    how = use_faster_modules(model, device, args) + ("" if args.compile == "none" else ", fused AdamW")
-    if args.compile == "graphs" and device.type != "cuda":
+        optimizer.add_param_group({"params": learned, "lr": lr if weights.lr is None else weights.lr,
+                                   "weight_decay": 0.0})
+    step = TrainingStep(model, losses, optimizer, penalties=penalties_of(penalties), gradient=gradient_of,
+                        weights=weights, precision=precision, max_grad_norm=max_grad_norm, device=device)
+    bf16 = in_bf16(device, precision)
+    fallback = "" if bf16 or precision == "fp32" else " (no bf16 in this processor)"
+    how = use_faster_modules(model, device, compile=compile, attention_backend=attention_backend, precision=precision)
+    how += "" if compile == "none" else ", fused AdamW"
+    if compile == "graphs" and device.type != "cuda":
         raise UserError(f"--compile graphs: there are CUDA graphs on CUDA alone, and this is {device.type}; "
                         "leave the flag out")
-    if args.compile == "inductor":
+    if compile == "inductor":
         model.bert.compile(dynamic=True)
         how += ", compiled by inductor"
-    if args.compile != "none" and device.type == "cuda":
-        if gradient.per_task:
-            how += f", no CUDA graphs: {args.gradient} keeps the tasks' gradients apart"
-        elif getattr(model.bert, "waits", False):
-            how += ", no CUDA graphs: the encoder waits for the device"
-        elif techniques_of(model, "start_epoch"):
-            how += ", no CUDA graphs: what is trained changes between epochs"
-        else:
+    if compile != "none" and device.type == "cuda":
+        reason = no_graphs(model, gradient_of, gradient)
+        how += f", no CUDA graphs: {reason}" if reason else ", CUDA graphs"
+        if not reason:
             step = JointGraphedStep(step) if joint else GraphedStep(step)
-            how += ", CUDA graphs"
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     print(f"training {trained:,} of {total:,} parameters in {'bf16' if bf16 else 'fp32'}{fallback}, {how}")
     return step
+
+
+def no_graphs(model, gradient, spec):
+    """Return why steps cannot be CUDA graphs; None where they can."""
+    if gradient.per_task:
+        return f"{spec} keeps the tasks' gradients apart"
+    if isinstance(model.bert, UnpaddedModel):
+        return "the encoder waits for the device"
+    if techniques_of(model, "start_epoch"):
+        return "what is trained changes between epochs"
+    return None

@@ -18,12 +18,11 @@ from torch.utils.checkpoint import checkpoint
 
 from bert import BertLayer, BertModel, BertSelfAttention
 from engine.packed_attention import PackedSelfAttention
-from extensions.architecture.extra_attention import ExtraAttention
-from extensions.encoder import overlaid, underlaid
+from extensions.encoder import overlay, underlay
 from utils import get_extended_attention_mask
 
 # Whose methods treat tokens one by one: but for `attention`, which is padded for.
-TOKENWISE = BertSelfAttention, PackedSelfAttention, BertLayer, ExtraAttention
+TOKENWISE = BertSelfAttention, PackedSelfAttention, BertLayer
 
 
 class Packing(NamedTuple):
@@ -88,9 +87,10 @@ class PaddedAround(nn.Module):
 
 
 class UnpaddedModel(BertModel):
-    """`BertModel` whose layers run over real tokens; what it returns is 0 at padding."""
+    """`BertModel` whose layers run over real tokens; what it returns is 0 at padding.
 
-    waits = True  # for the device, in every pass, which no CUDA graph can hold
+    Every pass waits for the device, which no CUDA graph can hold.
+    """
 
     def encode(self, hidden_states, attention_mask, **options):
         """Run the layers over hidden_states (B, T, C); attention_mask (B, T) is 1 for tokens, 0 for padding.
@@ -131,7 +131,7 @@ def unpad(model):
     bert = model.bert
     if isinstance(bert, UnpaddedModel):
         raise ValueError("it is there already")
-    if any(getattr(module, "needs_layers", False) for module in model.modules()):
+    if model.needs_layers:
         raise ValueError("--pooling layers reads padded hidden states of the layers, and there are none; leave one of "
                          "the two out")
     around = [layer for layer in bert.bert_layers if not tokenwise(layer, ("forward", "add_norm"))]
@@ -139,11 +139,10 @@ def unpad(model):
         raise ValueError("another technique has layers of its own in place of all layers, and padding would stay "
                          "around each; leave one of the two out")
     for layer in around:
-        layer.__class__ = overlaid(type(layer), PaddedAround)
+        overlay(layer, PaddedAround)
     for module in bert.modules():
         if isinstance(module, BertSelfAttention):
-            module.inner = tokenwise(module, ("forward", "transform"))
-            module.plain = tokenwise(module, ("forward", "transform", "attention"))
-            module.__class__ = overlaid(type(module), UnpaddedAttention)
-    bert.__class__ = underlaid(type(bert), UnpaddedModel)
+            overlay(module, UnpaddedAttention, inner=tokenwise(module, ("forward", "transform")),
+                    plain=tokenwise(module, ("forward", "transform", "attention")))
+    underlay(bert, UnpaddedModel)
     return len(bert.bert_layers) - len(around), len(bert.bert_layers)

@@ -13,13 +13,12 @@ Scripts look a name up here and nowhere else; on the command line a technique is
     HEADS              fn(in, hidden, out, dropout)     from an encoding to a task's logits
     OUTPUTS            cls(in, out)                     in place of a head's last layer, where a loss needs it
     PARAMETER_GROUPS   fn(model, lr, weight_decay, ...) which parameters share learning rate and weight decay
-    TASK_LOSSES        fn(model, batch) -> loss         a batch knows its task: batch["task"]
-    PENALTIES          fn(model, batch, logits) -> loss a regularizer; batch["loss"] is the task's loss function
-                       or .of_weights(model)            a regularizer of the weights alone, once a step; of a class an
-                                                        object is made for the run: see engine.TrainingStep
+    TASK_LOSSES        fn(forward) -> loss              of a ForwardPass: extensions/forward.py
+    PENALTIES          fn(forward) -> loss              a regularizer; forward.loss is the task's loss function
+                       or a Penalty                     with state, or of the weights: penalties/_penalty.py
     TASK_WEIGHTS       cls(tasks)(losses) -> losses     how much each task's loss counts
-    GRADIENTS          cls().backward(losses, params)   adds up .grad of {task: loss}, `finish` combines the tasks'
-    SCHEDULES          cls(loaders, seed, epochs)(epoch) an epoch's Steps of {task: batch}
+    GRADIENTS          cls().backward(losses, params)   adds up .grad of {task: loss}, `combine` combines the tasks'
+    SCHEDULES          cls(loaders, seed, epochs)(epoch) an epoch's Steps of {task: Part}
 """
 
 from types import MappingProxyType
@@ -28,9 +27,9 @@ from extensions.architecture import ADDITIONS, ATTENTIONS, FFNS, NORMS, POSITION
 from extensions.gradients import GRADIENTS
 from extensions.heads import HEADS, PAIR_FEATURES, POOLING
 from extensions.losses import OUTPUTS, TASK_LOSSES
-from extensions.penalties import PENALTIES
+from extensions.penalties import PENALTIES, WeightPenalty, as_penalty
 from extensions.schedules import SCHEDULES
-from extensions.task_weights import TASK_WEIGHTS
+from extensions.task_weights import TASK_WEIGHTS, TaskWeights
 from extensions.tuning import PARAMETER_GROUPS, TUNING
 
 ADAPT = {**TUNING, **ADDITIONS}
@@ -39,4 +38,4 @@ ENCODER_FLAGS = MappingProxyType({"norm": NORMS, "ffn": FFNS, "attention": ATTEN
                                   "adapt": ADAPT})
 
 __all__ = ["ADAPT", "ENCODER_FLAGS", "GRADIENTS", "HEADS", "OUTPUTS", "PAIR_FEATURES", "PARAMETER_GROUPS", "PENALTIES",
-           "POOLING", "SCHEDULES", "TASK_LOSSES", "TASK_WEIGHTS"]
+           "POOLING", "SCHEDULES", "TASK_LOSSES", "TASK_WEIGHTS", "TaskWeights", "WeightPenalty", "as_penalty"]

@@ -5,6 +5,8 @@ from functools import cache
 
 import torch.nn as nn
 
+from extensions.hooks import Hooks
+
 
 def loaded_parameters(bert):
     """Return the parameters of `bert` as they were loaded: those that no technique has added, a list.
@@ -33,20 +35,34 @@ def is_frozen(module):
     return not any(p.requires_grad for p in module.parameters())
 
 
-def attach(bert, technique):
-    """Let an object take part in the training of `bert`, by those of these methods that it has.
+class EncoderTechnique(Hooks):
+    """What takes part in the training of an encoder; a subclass overrides what it needs."""
 
-    of_weights(model): a loss of the weights, added to every step's. start_epoch(epoch): called before an epoch's first
-    step (again, when a run is resumed within it). report(model): a line of text about the model that a scoring scores,
-    printed after it, and kept in metrics.jsonl and beside the checkpoint.
-    """
+    def of_weights(self, model):
+        """Return a loss of the weights, 0-dim, that is added to every step's."""
+
+    def start_epoch(self, epoch):
+        """Prepare an epoch (from 0) before its first step; again when a run is resumed within it."""
+
+    def report(self, model):
+        """Return a line about a model that is scored: printed, and kept in metrics.jsonl and beside the checkpoint."""
+
+
+def attach(bert, technique):
+    """Let an `EncoderTechnique` take part in the training of `bert`."""
     vars(bert).setdefault("techniques", []).append(technique)
 
 
 def techniques_of(model, method):
-    """Return the techniques attached to a model's encoder that have a method of that name, a list."""
+    """Return the techniques attached to a model's encoder that override this method of `EncoderTechnique`, a list."""
+    default = getattr(EncoderTechnique, method)
     return [technique for technique in vars(getattr(model, "bert", model)).get("techniques", [])
-            if hasattr(technique, method)]
+            if getattr(type(technique), method) is not default]
+
+
+def takes_task(bert):
+    """Tell whether an encoder has a part for each task, so that every pass must name the task."""
+    return vars(bert).get("takes_task", False)
 
 
 def chosen_layers(bert, layers, option="layers", others="all"):
@@ -113,9 +129,19 @@ def underlaid(kind, behaviour):
 
 def overlay(module, behaviour, **attributes):
     """Make `module` a `behaviour` too, and give it the attributes. Raises ValueError when it is one already."""
+    change_class(module, behaviour, overlaid, attributes)
+
+
+def underlay(module, behaviour, **attributes):
+    """As `overlay`, but what the module's own class overrides comes before what `behaviour` does."""
+    change_class(module, behaviour, underlaid, attributes)
+
+
+def change_class(module, behaviour, combine, attributes):
+    """Give a module the class `combine(its class, behaviour)`, and the attributes."""
     if isinstance(module, behaviour):
         raise ValueError("it is there already: name it once")
-    module.__class__ = overlaid(type(module), behaviour)
+    module.__class__ = combine(type(module), behaviour)
     for name, value in attributes.items():
         setattr(module, name, value)
 

@@ -14,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from bert import BertSelfAttention
+from extensions.forward import ForwardPass
 
 
 def linear_cka(x, y):
@@ -110,10 +111,10 @@ def gated_heads(bert, gate_of):
             each.remove()
 
 
-def head_importance(model, batches, loss):
+def head_importance(model, task, batches, loss):
     """Return the mean over rows of |∂ loss / ∂ gate| of every head's gate, at 1: a list of each layer's, (H,).
 
-    Michel, Levy and Neubig 2019 (https://arxiv.org/abs/1905.10650, equation 2), without dropout. `loss(model, batch)`
+    Michel, Levy and Neubig 2019 (https://arxiv.org/abs/1905.10650, equation 2), without dropout. `loss(forward)`
     is a mean over the batch's rows. Of a pair in two sequences each is a row of its own; a loss of the batch as a whole
     gives each row's share of it.
     """
@@ -130,7 +131,8 @@ def head_importance(model, batches, loss):
             return gate
 
         with gated_heads(model.bert, new):
-            value = loss(model, batch) * len(batch["sent_ids"])  # a row's gate bears on its own part of the sum
+            # A row's gate bears on its own part of the sum.
+            value = loss(ForwardPass(model, task, batch)) * len(batch["sent_ids"])
         for (index, _), grad in zip(gates, torch.autograd.grad(value, [gate for _, gate in gates]), strict=True):
             total[index] += grad.abs().sum(0).cpu()
         rows += len(batch["sent_ids"])

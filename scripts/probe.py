@@ -29,6 +29,7 @@ from engine.losses import total_loss
 from engine.step import to_device
 from evaluation import collect, evaluate_tasks, scores_of, sentiment_scores
 from extensions import TASK_LOSSES
+from extensions.encoder import takes_task
 from extensions.heads.pooling import hidden_states_of, mean_of
 from files.errors import Parser, UserError, run_script
 from files.tables import require_files
@@ -87,7 +88,7 @@ def encode(bert, dataset, task, device, watch=True):
     Pairs are one sequence each; an entropy is the mean over all real tokens. Without `watch` there are none.
     """
     bert.to(device).eval()
-    loader, options = bucket_loader(dataset), {"task": task} if getattr(bert, "takes_task", False) else {}
+    loader, options = bucket_loader(dataset), {"task": task} if takes_task(bert) else {}
     means, labels, sums, tokens = [], [], [], 0
     for batch in loader:
         labels.append(batch["labels"])
@@ -126,8 +127,7 @@ def losses_of(model, stored):
 
 def loaders_of(model, data, split):
     """Return {task: loader} with pairs as the model takes them; split is 0 for training rows, 1 for dev rows."""
-    encodings = getattr(model, "pair_encoding", {})
-    return {task: bucket_loader(sets[split], 32, pair_encoding=encodings.get(task, "cross"))
+    return {task: bucket_loader(sets[split], 32, pair_encoding=model.pair_encoding.get(task, "cross"))
             for task, sets in data.items()}
 
 
@@ -135,7 +135,8 @@ def dev_score(model, loaders, device):
     """Return the dev score that chooses checkpoints, and {task: metric}."""
     if isinstance(model, BertSentimentClassifier):
         [(task, loader)] = loaders.items()
-        accuracy, *_ = sentiment_scores(*collect(loader, model, lambda batch: model.logits(to_device(batch, device))))
+        accuracy, *_ = sentiment_scores(
+            *collect(loader, model, lambda batch: model.logits(task, to_device(batch, device))))
         return accuracy, {task: accuracy}
     scores = scores_of(evaluate_tasks(loaders, model, device))
     return overall_score(scores), scores
@@ -146,8 +147,8 @@ def prune(model, data, losses, device):
     model.to(device)
     by_task = []
     for task, loader in loaders_of(model, data, 0).items():
-        batches = ({**to_device(batch, device), "task": task, "encoded": []} for batch in loader)
-        by_task.append(head_importance(model, batches, losses[task]))
+        batches = (to_device(batch, device) for batch in loader)
+        by_task.append(head_importance(model, task, batches, losses[task]))
     importance = [sum(layer) for layer in zip(*by_task, strict=True)]
     order, loaders, results = pruning_order(importance), loaders_of(model, data, 1), []
     for share in SHARES:

@@ -10,6 +10,8 @@ from bert import BertSelfAttention
 class ExtraAttention(nn.Module):
     """h + W_o Attention(h), with W_o = 0 at the start; takes the place of a BertLayer after the last one."""
 
+    tokenwise = True  # but for its attention: see engine/unpadded.py
+
     def __init__(self, config):
         super().__init__()
         self.self_attention = BertSelfAttention(config)

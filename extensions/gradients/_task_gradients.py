@@ -47,15 +47,11 @@ class TaskGradients:
             self.gradients[task] = [a if b is None else b if a is None else a + b
                                     for a, b in zip(old, new, strict=True)]
 
-    def finish(self, params, all_reduce=lambda tensors: None):
-        """Write the combined gradient into `.grad` and begin anew; `all_reduce` sums tensors over all processes."""
-        self.pack(params)
-        for k, alone in enumerate(self.alone):
-            all_reduce(alone + ([self.matrix[k], self.noise[k]] if self.shared else []))
-        self.combine(params)
+    def messages(self, params):
+        """Return the tensors to be summed over processes, a list for each task; `backward` may then begin anew.
 
-    def pack(self, params):
-        """Sort this process's gradients into those of the shared parameters, a matrix, and the rest, in `.grad`."""
+        They are the gradients of the shared parameters, a matrix, and the rest, in `.grad`.
+        """
         self.tasks, by_task = list(self.gradients), list(self.gradients.values())
         users = [[k for k, gradients in enumerate(by_task) if gradients[i] is not None] for i in range(len(params))]
         self.shared = [i for i, tasks in enumerate(users) if len(tasks) > 1]
@@ -70,10 +66,11 @@ class TaskGradients:
         self.gradients = {}
         if self.shared:  # Random numbers differ between processes, their sum does not, and is as good an order.
             self.noise = torch.rand(len(self.tasks), len(self.tasks), device=self.matrix.device).to(self.matrix)
+        return [alone + ([self.matrix[k], self.noise[k]] if self.shared else []) for k, alone in enumerate(self.alone)]
 
     @torch.no_grad()
     def combine(self, params):
-        """Write the combination of the shared parameters' gradients into their `.grad`."""
+        """Write the combination of the shared parameters' gradients into their `.grad`, after `messages`."""
         G, self.matrix, self.alone, self.cosines = self.matrix, None, [], {}
         if G is None:
             return

@@ -10,7 +10,11 @@ class GradientSum:
         """Add the gradient of {task: loss} to `.grad`."""
         sum(losses.values()).backward()
 
-    def finish(self, params, all_reduce=None):
+    def messages(self, params):
+        """Return the tensors to be summed over processes, a list for each message."""
+        return [[p.grad for p in params if p.grad is not None]]
+
+    def combine(self, params):
         """Do nothing: the gradient is where it belongs."""
 
     def state_dict(self):

@@ -1,4 +1,4 @@
-"""--loss: a task's loss, `fn(model, batch)`; OUTPUTS: what a loss puts in place of a head's last layer."""
+"""--loss: a task's loss, `fn(forward)` of a ForwardPass; OUTPUTS: what a loss puts in place of a head's last layer."""
 
 from extensions.losses.cosine import cosine, cosine_embedding
 from extensions.losses.focal import focal

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from tasks import TASKS
 
 
-def positives(batch, threshold):
+def positives(forward, threshold):
     """Return which pairs are alike, (B,) bool: paraphrases, and similarities of at least `threshold`."""
-    return batch["labels"] >= (threshold if TASKS[batch["task"]].kind == "real" else 0.5)
+    return forward.labels >= (threshold if TASKS[forward.task].kind == "real" else 0.5)
 
 
 def cosines(u, v):

@@ -3,16 +3,16 @@
 import torch
 
 
-def focal(model, batch, gamma=2.0):
+def focal(forward, gamma=2.0):
     """Return the mean of -(1 - p)^gamma log p, equation 4, with p the probability of the label.
 
     Of logits (B, K), or (B,) where z stands for the two classes (0, z). gamma=0 is cross-entropy. The mean is over
     all rows; the paper's class weights alpha are left out.
     """
-    batch["logits"] = logits = model.logits(batch).float()
+    logits = forward.logits
     if logits.ndim == 1:
         logits = torch.stack([torch.zeros_like(logits), logits], dim=-1)  # (B, 2)
-    labels = batch["labels"].long().unsqueeze(1)  # (B, 1)
+    labels = forward.labels.long().unsqueeze(1)  # (B, 1)
     log_p = logits.log_softmax(dim=-1)  # (B, K)
     # log(1 - p) from the other classes: 1 - p itself is 0 in fp32 where p is near 1, and then has no gradient.
     log_rest = log_p.scatter(1, labels, -torch.inf).logsumexp(dim=-1)  # (B,)

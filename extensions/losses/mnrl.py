@@ -3,7 +3,7 @@
 from extensions.losses._contrastive import cosines, positives, ranking, same_text
 
 
-def mnrl(model, batch, scale=20.0, symmetric=False, threshold=4.0, weight=1.0):
+def mnrl(forward, scale=20.0, symmetric=False, threshold=4.0, weight=1.0):
     """Return how badly first texts find their own second text among all of the batch, times `weight`.
 
         mean over alike pairs i of -log exp(s_ii) / Σ_j exp(s_ij),  s_ij = scale · cos(u_i, v_j)
@@ -15,11 +15,11 @@ def mnrl(model, batch, scale=20.0, symmetric=False, threshold=4.0, weight=1.0):
     In-batch negatives are those of the part (--accumulate) and of this process. The head is not trained: as a task's
     only loss it suits a cosine for the pair's score.
     """
-    u, v = model.features(batch)  # (B, C) each
-    first, second = batch["token_ids_1"], batch["token_ids_2"]
+    u, v = forward.encodings  # (B, C) each
+    first, second = forward.batch["token_ids_1"], forward.batch["token_ids_2"]
     scores = scale * cosines(u, v)  # (B, B)
     masked = same_text(first, first) | same_text(second, second) | same_text(first, second)  # (B, B)
-    anchors = positives(batch, threshold)
+    anchors = positives(forward, threshold)
     loss = ranking(scores, masked, anchors)
     if symmetric:
         loss = (loss + ranking(scores.T, masked.T, anchors)) / 2

@@ -18,17 +18,21 @@ class PriorOutput(nn.Linear):
         super().__init__(in_features, classes)
         nn.init.constant_(self.bias, -math.log(classes - 1))
 
+    @staticmethod
+    def decision(logits):
+        """Return the logits (B, K): the most confident classifier decides."""
+        return logits
 
-def one_versus_rest(model, batch):
+
+def one_versus_rest(forward):
     """Return the mean, over rows and classes, of -log σ(z_k) of the class in the labels and -log σ(-z_k) of the others.
 
     The logits z are (B, K); the decision is the most confident classifier, their argmax, as with a softmax;
     and the softmax is what R-Drop, SMART and Bregman compare, not the K classifiers' probabilities.
     """
-    batch["logits"] = model.logits(batch).float()
-    classes = torch.arange(batch["logits"].shape[1], device=batch["logits"].device)
-    targets = (batch["labels"].unsqueeze(1) == classes).float()  # (B, K)
-    return F.binary_cross_entropy_with_logits(batch["logits"], targets)
+    classes = torch.arange(forward.logits.shape[1], device=forward.logits.device)
+    targets = (forward.labels.unsqueeze(1) == classes).float()  # (B, K)
+    return F.binary_cross_entropy_with_logits(forward.logits, targets)
 
 
 one_versus_rest.tasks, one_versus_rest.needs = ("sst",), {"output": "prior"}

@@ -50,13 +50,12 @@ class OrdinalOutput(nn.Module):
         return torch.minimum(at_most, 1 - at_most + p).clamp(min=torch.finfo(p.dtype).tiny).log()
 
 
-def ordinal(model, batch):
+def ordinal(forward):
     """Return the mean negative log-likelihood of int labels where the model's output is an `OrdinalOutput`.
 
     Its logits are log-probabilities, so this is the cross-entropy too.
     """
-    batch["logits"] = model.logits(batch).float()  # (B, K)
-    return F.nll_loss(batch["logits"], batch["labels"])
+    return F.nll_loss(forward.logits, forward.labels)
 
 
 ordinal.tasks, ordinal.needs = ("sst",), {"output": "ordinal"}

@@ -3,7 +3,7 @@
 import torch
 
 
-def pearson_loss(model, batch, weight=1.0):
+def pearson_loss(forward, weight=1.0):
     """Return 1 - r of one score a row, (B,), and real labels over the rows of the batch, times `weight`.
 
         r = Σ (x - x̄)(y - ȳ) / √(Σ (x - x̄)² Σ (y - ȳ)²)
@@ -13,9 +13,8 @@ def pearson_loss(model, batch, weight=1.0):
     beside `mse` they are bound. Labels without spread, such as of one row, give 0 and no gradient. Scores whose
     standard deviation is below 1e-3 are taken to have that, so that equal ones have a finite gradient to leave by.
     """
-    batch["logits"] = model.logits(batch).float()
-    x, y = (values - values.mean() for values in (batch["logits"], batch["labels"].float()))  # (B,) each
-    spread = batch["labels"].amax() > batch["labels"].amin()
+    x, y = (values - values.mean() for values in (forward.logits, forward.labels.float()))  # (B,) each
+    spread = forward.labels.amax() > forward.labels.amin()
     least = 1e-3 * len(x) ** 0.5
     norm_x, norm_y = torch.linalg.vector_norm(x).clamp(min=least), torch.linalg.vector_norm(y)
     r = (x * y).sum() / (norm_x * torch.where(spread, norm_y, 1.0))

@@ -9,10 +9,9 @@ import math
 import torch
 
 from extensions.losses._contrastive import cosines, pad_together, positives, ranking, same_text
-from extensions.penalties._divergence import again
 
 
-def unsupervised_simcse(model, batch, temperature=0.05, weight=1.0):
+def unsupervised_simcse(forward, temperature=0.05, weight=1.0):
     """Return how badly a text finds its encoding under another dropout mask among all texts', times `weight`.
 
         mean of -log exp(cos(h_i, h'_i) / temperature) / Σ_j exp(cos(h_i, h'_j) / temperature)        (equation 4)
@@ -21,15 +20,15 @@ def unsupervised_simcse(model, batch, temperature=0.05, weight=1.0):
     the same, and equal texts are no negatives. It takes a second pass, in training mode: without dropout, h' = h, each
     text is its own nearest and what is left to the loss is to push different texts apart.
     """
-    views = [torch.cat(model.features(view)) for view in (batch, again(batch))]  # (N, C) each
-    sides = [batch[name] for name in ("token_ids", "token_ids_1", "token_ids_2") if name in batch]
+    views = [torch.cat(view.encodings) for view in (forward, forward.again())]  # (N, C) each
+    sides = [forward.batch[name] for name in ("token_ids", "token_ids_1", "token_ids_2") if name in forward.batch]
     texts = torch.cat(pad_together(*sides))  # (N, T)
     partners = torch.eye(len(sides[0]), dtype=torch.bool, device=texts.device).repeat(len(sides), len(sides))  # (N, N)
     everyone = torch.ones(len(texts), dtype=torch.bool, device=texts.device)
     return weight * ranking(cosines(*views) / temperature, same_text(texts, texts) | partners, everyone)
 
 
-def supervised_simcse(model, batch, temperature=0.05, symmetric=False, hard_negatives=True, threshold=4.0, weight=1.0):
+def supervised_simcse(forward, temperature=0.05, symmetric=False, hard_negatives=True, threshold=4.0, weight=1.0):
     """Return how badly a text finds its paraphrase among the batch's paraphrases and hard negatives, times `weight`.
 
     Equation 5, with positives from labels: the pairs of paraphrases, or of similarities of at least `threshold`. The
@@ -37,9 +36,9 @@ def supervised_simcse(model, batch, temperature=0.05, symmetric=False, hard_nega
     hard negatives of every anchor. `symmetric` adds, at equal parts, the same from second to first texts. Equal
     texts are masked as in `mnrl`, but the second text of a pair labelled as not alike stays where the first is shared.
     """
-    u, v = model.features(batch)  # (B, C) each
-    first, second = batch["token_ids_1"], batch["token_ids_2"]
-    alike = positives(batch, threshold)
+    u, v = forward.encodings  # (B, C) each
+    first, second = forward.batch["token_ids_1"], forward.batch["token_ids_2"]
+    alike = positives(forward, threshold)
 
     def one_way(u, v, first, second):
         scores = cosines(u, torch.cat([v, u])) / temperature  # (B, 2B): to second texts, then to first ones

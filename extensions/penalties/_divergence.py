@@ -6,16 +6,6 @@ import torch.nn.functional as F
 from tasks import TASKS
 
 
-def again(batch):
-    """Return a copy of a batch for another pass: without what the first pass kept in it."""
-    return {**{name: value for name, value in batch.items() if name != "logits"}, "encoded": []}
-
-
-def logits_of(model, batch):
-    """Return the logits of a batch's pass: those that its loss kept, or, after a loss without any, the model's."""
-    return batch["logits"] if "logits" in batch else model.logits(batch).float()
-
-
 def symmetric_kl(logits, others):
     """Return the mean over rows of (KL(p, q) + KL(q, p)) / 2 of the softmax of logits (B, K) and (B, K)."""
     log_p, log_q = F.log_softmax(logits, dim=-1), F.log_softmax(others, dim=-1)
@@ -27,10 +17,9 @@ def divergence(task, logits, others):
 
     (B, K) of classes; (B,) of a binary task, where a logit z stands for the two classes (0, z); (B,) of real numbers.
     """
-    kind = TASKS[task].kind
-    if kind == "real":
+    if TASKS[task].kind == "real":
         return F.mse_loss(logits, others)
-    if kind == "binary":
+    if TASKS[task].kind == "binary":
         logits, others = (torch.stack([torch.zeros_like(z), z], dim=-1) for z in (logits, others))
     return symmetric_kl(logits, others)
 

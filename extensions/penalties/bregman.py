@@ -4,10 +4,11 @@ import copy
 
 import torch
 
-from extensions.penalties._divergence import again, smoothness
+from extensions.penalties._divergence import smoothness
+from extensions.penalties._penalty import Penalty
 
 
-class Bregman:
+class Bregman(Penalty):
     """weight · D_Breg(θ, θ'), D_Breg the mean over rows of l_s(f(x; θ), f(x; θ')): no step should change much.
 
     The teacher θ' <- beta θ' + (1 - beta) θ after every step begins as the weights at the start. l_s is SMART's, and
@@ -27,11 +28,11 @@ class Bregman:
         names = [name for name, p in model.named_parameters() if p.requires_grad]
         self.averaged = {name: self.teacher.get_parameter(name) for name in names}
 
-    def __call__(self, model, batch, logits):
-        """Return the penalty for a batch whose first pass gave `logits`."""
+    def __call__(self, forward):
+        """Return the penalty of a forward pass, 0-dim."""
         # None of its weights wants a gradient. Not under no_grad, where `encode_apart` waits for the device.
-        target = self.teacher.logits(again(batch)).float()
-        return self.weight * smoothness(batch["task"], logits, target)
+        target = forward.again(model=self.teacher).logits
+        return self.weight * smoothness(forward.task, forward.logits, target)
 
     @torch.no_grad()
     def after_step(self, model):

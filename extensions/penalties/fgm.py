@@ -5,11 +5,10 @@ Legend of the shape comments:  B batch · T tokens · C hidden size
 
 import torch
 
-from extensions.penalties._divergence import again
 from extensions.penalties._perturbation import ascend, normalise, perturbed
 
 
-def fgm(model, batch, logits, weight=1.0, epsilon=1.0):
+def fgm(forward, weight=1.0, epsilon=1.0):
     """Return weight · loss(x + r), r = epsilon g / ‖g‖₂ with g the gradient of the task's loss with respect to x.
 
     ‖g‖₂ is that of one text's x, (T, C), the paper's equation 5 (which has the sign of a log likelihood). x is the
@@ -17,10 +16,11 @@ def fgm(model, batch, logits, weight=1.0, epsilon=1.0):
     of 5 there says nothing of the one here. g comes from a pass of its own, with dropout of its own.
     """
     def loss():
-        return batch["loss"](model, again(batch))
+        return forward.loss(forward.again())
 
-    deltas = ascend(model.bert, torch.zeros_like, loss, lambda _, g: epsilon * normalise(g, 2, (1, 2)))
-    with perturbed(model.bert, deltas, torch.zeros_like):
+    bert = forward.model.bert
+    deltas = ascend(bert, torch.zeros_like, loss, lambda _, g: epsilon * normalise(g, 2, (1, 2)))
+    with perturbed(bert, deltas, torch.zeros_like):
         return weight * loss()
 
 

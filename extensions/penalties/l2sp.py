@@ -3,10 +3,11 @@
 import torch
 import torch.nn.functional as F
 
+from extensions.penalties._penalty import WeightPenalty
 from extensions.tuning.parameter_groups import is_head
 
 
-class L2SP:
+class L2SP(WeightPenalty):
     """alpha / 2 ‖w - w⁰‖² + beta / 2 ‖v‖²: w the encoder's weights, w⁰ what they were at the start, v the new layers'.
 
     The paper's equation 4, which takes the place of weight decay: give --weight_decay 0 with it, or AdamW pulls both

@@ -1,9 +1,9 @@
 """R-Drop: two passes with different dropout should agree (Liang et al. 2021, https://arxiv.org/abs/2106.14448)."""
 
-from extensions.penalties._divergence import again, divergence, logits_of
+from extensions.penalties._divergence import divergence
 
 
-def rdrop(model, batch, logits, weight=1.0):
+def rdrop(forward, weight=1.0):
     """Return what a second pass with another dropout mask adds to the loss.
 
     The paper's L = -log p(y) - log q(y) + weight (KL(p, q) + KL(q, p)) / 2, with p the first pass, whose
@@ -11,6 +11,5 @@ def rdrop(model, batch, logits, weight=1.0):
     difference in place of the KL divergence. The step takes the time and
     the memory of two passes.
     """
-    second = again(batch)
-    loss = batch["loss"](model, second)
-    return loss + weight * divergence(batch["task"], logits, logits_of(model, second))
+    second = forward.again()
+    return forward.loss(second) + weight * divergence(forward.task, forward.logits, second.logits)

@@ -7,7 +7,7 @@ import math
 
 import torch
 
-from extensions.penalties._divergence import again, smoothness
+from extensions.penalties._divergence import smoothness
 from extensions.penalties._perturbation import ascend, normalise, perturbed
 from files.errors import UserError
 
@@ -24,7 +24,7 @@ def project(delta, norm, epsilon):
     return delta * (epsilon / length.clamp(min=epsilon))
 
 
-def smart(model, batch, logits, weight=1.0, steps=1, step_size=0.1, epsilon=0.1, sigma=0.01, norm="inf"):
+def smart(forward, weight=1.0, steps=1, step_size=0.1, epsilon=0.1, sigma=0.01, norm="inf"):
     """Return weight · R_s, R_s = mean over rows of max_(‖delta‖ <= epsilon) l_s(f(x + delta), f(x)).
 
     x is the embedding layer's output. The maximum is sought as in the paper's algorithm 1: from noise
@@ -43,7 +43,7 @@ def smart(model, batch, logits, weight=1.0, steps=1, step_size=0.1, epsilon=0.1,
         raise UserError(f"--penalty smart:norm={norm}: choose one of {', '.join(NORMS)}")
 
     def apart(from_logits):
-        return smoothness(batch["task"], from_logits, model.logits(again(batch)).float())
+        return smoothness(forward.task, from_logits, forward.again().logits)
 
     def noise(x):
         return sigma * torch.randn_like(x)
@@ -51,8 +51,9 @@ def smart(model, batch, logits, weight=1.0, steps=1, step_size=0.1, epsilon=0.1,
     def move(delta, gradient):
         return project(delta + step_size * normalise(gradient, *NORMS[norm]), norm, epsilon)
 
-    deltas = ascend(model.bert, noise, lambda: apart(logits.detach()), move, steps)
-    with perturbed(model.bert, deltas, noise):
+    logits, bert = forward.logits, forward.model.bert  # before anything is perturbed
+    deltas = ascend(bert, noise, lambda: apart(logits.detach()), move, steps)
+    with perturbed(bert, deltas, noise):
         return weight * apart(logits)
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from extensions.encoder import attach, freeze, loaded_parameters
+from extensions.encoder import EncoderTechnique, attach, freeze, loaded_parameters
 
 LOW, HIGH = -1.5, 1.5  # the paper's l and r, to which a gate is stretched before it is cut to 0..1
 OPEN = 5.0  # log alpha at the start: nearly every gate is 1
@@ -77,7 +77,7 @@ class DiffLayerNorm(Difference, nn.LayerNorm):
 KINDS = {nn.Linear: DiffLinear, nn.LayerNorm: DiffLayerNorm}
 
 
-class L0:
+class L0(EncoderTechnique):
     """The loss and the report of all differences of an encoder: penalty E[number of differences that are not 0]."""
 
     def __init__(self, penalty):

@@ -5,7 +5,7 @@ Gradual unfreezing is ULMFiT's (Howard and Ruder 2018, https://arxiv.org/abs/180
 
 import math
 
-from extensions.encoder import attach, chosen_layers, height_of, is_frozen, loaded_parameters
+from extensions.encoder import EncoderTechnique, attach, chosen_layers, height_of, is_frozen, loaded_parameters
 
 
 def freeze_layers(bert, layers="first-3", embeddings=True):
@@ -29,7 +29,7 @@ def freeze_layers(bert, layers="first-3", embeddings=True):
         p.requires_grad_(False)
 
 
-class GradualUnfreezing:
+class GradualUnfreezing(EncoderTechnique):
     """What is trained of `bert` in each epoch, among what is to be trained at the first epoch's start."""
 
     def __init__(self, bert, per_epoch):

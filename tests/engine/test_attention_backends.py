@@ -43,7 +43,7 @@ def compare(plain, other, batch):
     for model in (plain, other):
         model.zero_grad()
         total(model, dict(batch)).backward()
-    torch.testing.assert_close(other.logits(dict(batch)), plain.logits(dict(batch)), rtol=0, atol=1e-6)
+    torch.testing.assert_close(forward_of(other, batch).logits, forward_of(plain, batch).logits, rtol=0, atol=1e-6)
     grads = {name: p.grad for name, p in other.named_parameters()}
     for name, p in plain.named_parameters():
         assert (p.grad is None) == (grads[name] is None)
@@ -89,7 +89,7 @@ def test_a_kernel_is_used_where_it_was_asked_for(bert_dir, monkeypatch):
             assert name == "efficient"
             continue
         used.clear()
-        model.logits(dict(batch))
+        forward_of(model, batch).logits
         assert used == [[kernel]] and said == f"attention by {name}"
     assert set(torch.nn.attention._cur_sdpa_kernel_backends()) >= {SDPBackend.MATH, SDPBackend.FLASH_ATTENTION}
 

@@ -57,7 +57,7 @@ def test_linear_layers_are_given_real_tokens_alone(bert_dir):
         layer.self_attention.__class__ = kind
         layer.interm_dense, layer.self_attention.query = map(Counted, (layer.interm_dense, layer.self_attention.query))
         assert use_attention_backend(model, "unpadded", "cpu") == "real tokens alone in 1 of 1 layers"
-        model.logits(dict(batch))
+        forward_of(model, batch).logits
         assert layer.interm_dense.shapes == [(1, N)] and layer.self_attention.query.shapes == [of_query]
 
 
@@ -94,7 +94,7 @@ def test_other_techniques_attention_goes_on_working(kind, packed, bert_dir):
         return model
     batch = a_batch("sst", bert_dir, extra=2)
     plain = made("auto")
-    assert not torch.allclose(plain.logits(dict(batch)), a_model(bert_dir).logits(dict(batch)), atol=1e-4)
+    assert not torch.allclose(forward_of(plain, batch).logits, forward_of(a_model(bert_dir), batch).logits, atol=1e-4)
     for name in ("math", "unpadded"):
         compare(plain, made(name), batch)
 
@@ -166,11 +166,11 @@ def test_unpadded_on_the_gpu_in_half_precision(tmp_path):
     plain, other = a_model(weights).cuda().eval(), a_model(weights).cuda().eval()
     use_attention_backend(other, "unpadded", "cuda", torch.bfloat16)
     with torch.autocast("cuda", torch.bfloat16):
-        torch.testing.assert_close(other.logits(dict(batch)), plain.logits(dict(batch)), rtol=0, atol=0.02)
+        torch.testing.assert_close(forward_of(other, batch).logits, forward_of(plain, batch).logits, rtol=0, atol=0.02)
 
 
 def test_padding_changes_nothing(bert_dir):
     model = a_model(bert_dir)
     use_attention_backend(model, "unpadded", "cpu")
-    values = [model.logits(a_batch("sst", bert_dir, extra)) for extra in (0, 4)]
+    values = [forward_of(model, a_batch("sst", bert_dir, extra)).logits for extra in (0, 4)]
     torch.testing.assert_close(*values, rtol=0, atol=1e-6)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 import extensions
 from extensions import GRADIENTS, TASK_LOSSES
+from extensions.forward import ForwardPass
 
 FOLDER = Path(extensions.__file__).parent
 
@@ -58,7 +59,10 @@ class Answer:
     def __init__(self, *logits):
         self.answer = torch.tensor(logits, requires_grad=True)
 
-    def logits(self, batch):
+    def encode(self, task, batch):
+        return []
+
+    def score(self, task, encodings):
         return self.answer
 
 
@@ -72,7 +76,7 @@ def test_regression_and_binary_losses(dtype):
         "bce": -(labels * torch.log(p) + (1 - labels) * torch.log(1 - p)).mean(),
         "mse": ((logits - labels) ** 2).mean()}
     for name, expected in by_hand.items():
-        loss = TASK_LOSSES[name](model, {"labels": labels})
+        loss = TASK_LOSSES[name](ForwardPass(model, "sst", {"labels": labels}))
         assert loss.dtype == torch.float32 and loss.shape == ()
         assert loss.item() == pytest.approx(expected.item(), rel=1e-5), name
         loss.backward()
@@ -81,7 +85,7 @@ def test_regression_and_binary_losses(dtype):
 
 def test_cross_entropy():
     rows = [[1.0, 2.0, 0.0], [0.0, -1.0, 4.0]]
-    loss = TASK_LOSSES["ce"](Answer(*rows), {"labels": torch.tensor([1, 0])})
+    loss = TASK_LOSSES["ce"](ForwardPass(Answer(*rows), "sst", {"labels": torch.tensor([1, 0])}))
     logits = torch.tensor(rows)
     by_hand = (torch.logsumexp(logits, 1) - logits[[0, 1], [1, 0]]).mean()
     assert loss.item() == pytest.approx(by_hand.item())
@@ -90,8 +94,8 @@ def test_cross_entropy():
 @pytest.mark.parametrize("name, labels", [("ce", [1, 0]), ("bce", [1, 0]), ("mse", [2.5, 0.0])])
 def test_losses_are_computed_in_fp32(name, labels):
     model = Answer(*([[1.0, 2.0], [0.3, 0.1]] if name == "ce" else [1.0, 0.3]))
-    half = SimpleNamespace(logits=lambda batch: model.logits(batch).bfloat16())
-    assert TASK_LOSSES[name](half, {"labels": torch.tensor(labels)}).dtype == torch.float32
+    half = SimpleNamespace(encode=model.encode, score=lambda *args: model.score(*args).bfloat16())
+    assert TASK_LOSSES[name](ForwardPass(half, "sst", {"labels": torch.tensor(labels)})).dtype == torch.float32
 
 
 def test_gradient_sum_is_the_gradient_of_the_sum():
@@ -99,7 +103,7 @@ def test_gradient_sum_is_the_gradient_of_the_sum():
     losses = {"a": (w ** 2).sum(), "b": v * w[0], "c": 5 * v}
     gradient = GRADIENTS["sum"]()
     gradient.backward(losses, [w, v])
-    gradient.finish([w, v])
+    gradient.combine([w, v])
     assert w.grad.tolist() == [2 * 1.0 + 3.0, 2 * 2.0] and v.grad.item() == 1.0 + 5.0
     w.grad = None
     gradient.backward({"a": F.mse_loss(w, torch.zeros(2))}, [w])

@@ -117,6 +117,25 @@ def task_batch(task, pretrained):
     return {**data.collate_fn(data.dataset), "task": task}
 
 
+def forward_of(model, batch, loss=None):
+    """Return the forward pass of a test's batch, which says its task by batch["task"]."""
+    from extensions.forward import ForwardPass
+
+    return ForwardPass(model, batch["task"], inputs_of(batch), loss)
+
+
+def inputs_of(batch):
+    """Return a test's batch as code gets it: without its task and loss."""
+    return {name: value for name, value in batch.items() if name not in ("task", "loss")}
+
+
+def part_of(batch, share=1.0, weight=1.0):
+    """Return the Part of a training step that a test's batch is."""
+    from extensions.schedules._steps import Part
+
+    return Part(inputs_of(batch), share, weight)
+
+
 def losses_of_20_steps(model, loss_of):
     """Train `model` for 20 steps on `loss_of()`, a loss with its graph; return the losses, floats."""
     from optimizer import AdamW

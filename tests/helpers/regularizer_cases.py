@@ -11,11 +11,10 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from engine.losses import LOSSES
-from engine.step import task_loss
 from extensions import TASK_LOSSES
 from multitask_classifier import MultitaskBERT
 from tasks import COURSE_TASKS
-from tests.helpers.fixtures_tiny import task_batch
+from tests.helpers.fixtures_tiny import forward_of, task_batch
 
 # A task and how its pairs are encoded: "bi" calls the encoder several times a batch.
 CASES = [("sst", "cross"), ("para", "cross"), ("para", "bi"), ("sts", "cross"), ("sts", "bi")]
@@ -30,22 +29,33 @@ def tiny_model(bert_dir, dropout=0.0, pair_encoding="cross", option="finetune", 
 
 
 def a_batch(task, bert_dir, extra=0):
-    """Return a batch of `task` with `extra` columns of padding more, as a step of one task hands it on."""
+    """Return a batch of `task` with `extra` columns of padding more, and its task."""
     batch = task_batch(task, bert_dir)
     return {**{name: F.pad(value, (0, extra)) if torch.is_tensor(value) and value.ndim == 2 else value
-               for name, value in batch.items()}, "share": 1.0}
+               for name, value in batch.items()}}
+
+
+def task_loss(model, batch, loss, penalties):
+    """Return the loss fn(forward) of a test's batch with penalties, as a training step does."""
+    forward = forward_of(model, batch, loss)
+    return loss(forward) + sum(penalty(forward) for penalty in penalties)
 
 
 def total(model, batch, *penalties):
     """Return the task's loss with penalties."""
-    return task_loss(model, batch, TASK_LOSSES[LOSSES[batch["task"]]], penalties)
+    return task_loss(model, batch, loss_of(batch), penalties)
+
+
+def loss_of(batch):
+    """Return the loss of a test's batch, fn(forward): its own, or its task's default."""
+    return batch.get("loss") or TASK_LOSSES[LOSSES[batch["task"]]]
 
 
 def value_of(penalty, model, batch):
-    """Return the penalty alone, from a first pass of its own."""
-    batch = {"loss": TASK_LOSSES[LOSSES[batch["task"]]], **batch}
-    batch["value"] = batch["loss"](model, batch)
-    return penalty(model, batch, batch["logits"])
+    """Return the penalty alone, after a first pass."""
+    forward = forward_of(model, batch, loss_of(batch))
+    forward.loss(forward)
+    return penalty(forward)
 
 
 def reached(model, loss):
@@ -73,9 +83,12 @@ class LinearModel(nn.Module):
         super().__init__()
         self.W, self.bert = nn.Parameter(W), LinearEncoder(len(W))
 
-    def logits(self, batch):
+    def encode(self, task, batch):
         x = self.bert(batch["token_ids"], batch["attention_mask"])  # (B, T, C)
-        return ((x * batch["attention_mask"].unsqueeze(-1)).sum(1) @ self.W).squeeze(-1)
+        return [(x * batch["attention_mask"].unsqueeze(-1)).sum(1)]
+
+    def score(self, task, encodings):
+        return (encodings[0] @ self.W).squeeze(-1)
 
 
 class LinearEncoder(nn.Module):
@@ -97,11 +110,10 @@ class LinearEncoder(nn.Module):
 
 def by_hand(task, out_features):
     """Return (a LinearModel, a batch of two rows, the second with padding, and its loss in float64), C = 4, T = 3."""
-    def loss(model, batch):
-        batch["logits"] = model.logits(batch)
+    def loss(forward):
         if task == "sst":
-            return F.cross_entropy(batch["logits"], batch["labels"])
-        return F.mse_loss(batch["logits"], batch["labels"].double())
+            return F.cross_entropy(forward.logits, forward.labels)
+        return F.mse_loss(forward.logits, forward.labels.double())
 
     torch.manual_seed(3)
     batch = {"task": task, "token_ids": torch.tensor([[1, 2, 3], [4, 5, 0]]),
@@ -115,5 +127,5 @@ def same_noise(monkeypatch):
     monkeypatch.setattr(torch, "randn_like", lambda x: torch.cos(1000 * x))
 
 
-__all__ = ["CASES", "COURSE_TASKS", "a_batch", "by_hand", "no_waiting", "reached", "same_noise", "tiny_model", "total",
+__all__ = ["CASES", "COURSE_TASKS", "a_batch", "by_hand", "forward_of", "no_waiting", "reached", "same_noise", "task_loss", "tiny_model", "total",
            "value_of"]

@@ -25,7 +25,7 @@ from engine import loop
 step = loop.Training.step
 def stopping(self):
     step(self)
-    if self.at.step == {step}:
+    if self.standing.step == {step}:
         os.kill(os.getpid(), signal.SIGTERM)
 loop.Training.step = stopping
 """

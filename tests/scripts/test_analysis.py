@@ -65,7 +65,7 @@ def test_heads_that_attend_to_all_have_the_entropy_of_the_number_of_tokens(packe
         batch = a_batch("sst", bert_dir, extra)
         mask = batch["attention_mask"]
         with head_entropies(model.bert) as found:
-            model.logits(dict(batch))
+            forward_of(model, batch).logits
         assert len(found) == 1 and found[0].shape == (4, 2, mask.shape[1])
         lengths = mask.sum(1)
         uniform, sharp = (sum_over_tokens(found[0], mask) / lengths.sum()).tolist()
@@ -84,7 +84,7 @@ def test_entropy_counts_what_another_technique_adds_to_the_scores(bert_dir):
     model = tiny_model(bert_dir).eval()
     model.bert.bert_layers[0].self_attention.__class__ = Own
     with head_entropies(model.bert) as found:
-        model.logits(a_batch("sst", bert_dir))
+        forward_of(model, a_batch("sst", bert_dir)).logits
     torch.testing.assert_close(found[0], torch.full_like(found[0], math.log(2)))
 
 
@@ -138,15 +138,15 @@ def test_importance_is_the_size_of_finite_differences_of_the_gate(task, pair_enc
 def test_gates_close_heads_and_leave_nothing_behind(bert_dir):
     model = tiny_model(bert_dir).eval()
     batch = a_batch("sst", bert_dir)
-    before, attention = model.logits(dict(batch)), attentions_of(model.bert)[0][0]
+    before, attention = forward_of(model, batch).logits, attentions_of(model.bert)[0][0]
     with gated_heads(model.bert, lambda index, output: torch.ones(2)):
-        assert model.logits(dict(batch)).equal(before)
+        assert forward_of(model, batch).logits.equal(before)
     with gated_heads(model.bert, lambda index, output: torch.tensor([1.0, 0.0])):
-        pruned = model.logits(dict(batch))
+        pruned = forward_of(model, batch).logits
     D = attention.attention_head_size
     with torch.no_grad():  # the second head's values and their bias at 0
         attention.value.weight[D:], attention.value.bias[D:] = 0, 0
-    torch.testing.assert_close(model.logits(dict(batch)), pruned)
+    torch.testing.assert_close(forward_of(model, batch).logits, pruned)
     assert not torch.allclose(pruned, before, atol=1e-4) and not attention._forward_hooks
 
 

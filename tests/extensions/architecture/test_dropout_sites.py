@@ -46,13 +46,13 @@ def test_what_a_technique_adds_to_the_encoder_is_at_no_site(bert_dir):
 @pytest.mark.parametrize("site", SITES)
 def test_each_site_drops_by_itself_in_training_alone(site, bert_dir):
     model, batch = tiny_model(bert_dir), a_batch("sst", bert_dir)
-    plain = model.logits(dict(batch))
+    plain = forward_of(model, batch).logits
     set_dropout(model, {site: 0.5})
-    assert not torch.allclose(model.logits(dict(batch)), plain)
-    assert model.eval().logits(dict(batch)).equal(plain)
+    assert not torch.allclose(forward_of(model, batch).logits, plain)
+    assert forward_of(model.eval(), batch).logits.equal(plain)
     set_dropout(model.train(), {site: 0})
-    torch.testing.assert_close(model.logits(dict(batch)), model.logits(a_batch("sst", bert_dir, extra=3)))
-    assert model.logits(dict(batch)).equal(plain)
+    torch.testing.assert_close(forward_of(model, batch).logits, forward_of(model, a_batch("sst", bert_dir, extra=3)).logits)
+    assert forward_of(model, batch).logits.equal(plain)
 
 
 def test_wrong_sites_and_values_are_named_before_anything_changes(bert_dir):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from engine import distributed
 from extensions.gradients.cagrad import CAGrad
 from extensions.gradients.gradvac import GradVac
 from extensions.gradients.pcgrad import PCGrad
@@ -29,12 +30,19 @@ def random_gradients(K, case):
     return torch.from_numpy(G)
 
 
+def combine(technique, params):
+    """Combine what `technique` has collected, as a training step does: after the sum over processes."""
+    for tensors in technique.messages(params):
+        distributed.add_up(tensors)
+    technique.combine(params)
+
+
 def combined(technique, *parts, dtype=torch.float64):
     """Return the gradient that the technique makes of the sum of the parts, each a (K, N) of gradients."""
     p = torch.zeros(parts[0].shape[1], dtype=dtype, requires_grad=True)
     for part in parts:
         technique.backward({task: p @ g.to(dtype) for task, g in zip(TASKS, part)}, [p])
-    technique.finish([p])
+    combine(technique, [p])
     return p.grad
 
 

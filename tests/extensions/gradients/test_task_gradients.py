@@ -15,7 +15,7 @@ from extensions.gradients.cagrad import CAGrad
 from extensions.gradients.gradient_sum import GradientSum
 from extensions.gradients.gradvac import GradVac
 from extensions.gradients.pcgrad import PCGrad
-from tests.extensions.gradients.test_gradients import CONFLICT, TASKS, combined
+from tests.extensions.gradients.test_gradients import CONFLICT, TASKS, combine, combined
 
 KINDS = (PCGrad, GradVac, CAGrad)
 
@@ -49,7 +49,7 @@ class Model(torch.nn.Module):
         self.zero_grad()
         for rows in parts:
             technique.backward(self.losses(rows, tasks), params)
-        technique.finish(params)
+        combine(technique, params)
         return {name: None if p.grad is None else p.grad.clone() for name, p in self.named_parameters()}
 
 
@@ -99,7 +99,7 @@ def test_bf16_and_a_loss_that_falls(kind):
             losses = model.losses()
         optimizer.zero_grad()
         technique.backward(losses, list(model.parameters()))
-        technique.finish(list(model.parameters()))
+        combine(technique, list(model.parameters()))
         optimizer.step()
         totals.append(sum(losses.values()).item())
     assert totals[-1] < 0.8 * totals[0] and all(p.dtype == torch.float32 for p in model.parameters())

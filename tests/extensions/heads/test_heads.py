@@ -78,10 +78,10 @@ def test_the_relational_trunk_is_one_and_learns_from_both_tasks(bert_dir):
     trunk = model.paraphrase_head[0][1].weight
     for task in ("para", "sts"):
         model.zero_grad()
-        model.logits(task_batch(task, bert_dir)).sum().backward()
+        forward_of(model, task_batch(task, bert_dir)).logits.sum().backward()
         assert trunk.grad.abs().sum() > 0
     model.zero_grad()
-    model.logits(task_batch("sst", bert_dir)).sum().backward()
+    forward_of(model, task_batch("sst", bert_dir)).logits.sum().backward()
     assert trunk.grad is None
 
     other = build(bert_dir, heads={"sst": "mlp", "para": "relational:hidden=2", "sts": "relational:hidden=2"})

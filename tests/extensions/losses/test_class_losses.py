@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 
 from extensions import TASK_LOSSES
+from extensions.forward import ForwardPass
 from extensions.losses.one_versus_rest import PriorOutput
 from extensions.losses.ordinal import OrdinalOutput
 from extensions.specs import from_spec
-from tests.helpers.regularizer_cases import a_batch, tiny_model
+from tests.helpers.regularizer_cases import a_batch, forward_of, tiny_model
 
 CLASSES = [[1.5, 2.0, -1.0, 0.0, 0.3], [0.0, -1.0, 4.0, 1.0, 1.0], [9.0, 0.0, 0.0, 0.0, 0.0]]
 CLASS_LABELS = [1, 0, 4]
@@ -27,15 +28,18 @@ class Given:
     def __init__(self, logits):
         self.answer = torch.tensor(logits, requires_grad=True)
 
-    def logits(self, batch):
+    def encode(self, task, batch):
+        return []
+
+    def score(self, task, encodings):
         return self.answer
 
 
 def value(spec, logits=CLASSES, labels=CLASS_LABELS):
     """Return (loss, gradient of the logits) of the loss that `spec` names."""
-    model, batch = Given(logits), {"labels": torch.tensor(labels), "task": "sst"}
-    loss = from_spec(spec, TASK_LOSSES)(model, batch)
-    assert loss.dtype == torch.float32 and loss.shape == () and batch["logits"].equal(model.answer)
+    forward = ForwardPass(Given(logits), "sst", {"labels": torch.tensor(labels)})
+    model, loss = forward.model, from_spec(spec, TASK_LOSSES)(forward)
+    assert loss.dtype == torch.float32 and loss.shape == () and forward.logits.equal(model.answer)
     loss.backward()
     return loss.item(), model.answer.grad
 
@@ -162,7 +166,7 @@ def test_the_decision_is_the_class_between_whose_thresholds_the_score_lies(bert_
     model = tiny_model(bert_dir, outputs={"sst": "ordinal"}).eval()
     batch = a_batch("sst", bert_dir)
     with torch.no_grad():
-        logits = model.logits(batch)
+        logits = forward_of(model, batch).logits
         assert model.predict_sentiment(batch["token_ids"], batch["attention_mask"]).equal(output.decision(logits))
     torch.testing.assert_close(logits.exp().sum(1), torch.ones(len(logits)))  # losses see probabilities
 

@@ -11,6 +11,7 @@ import torch
 from extensions import TASK_LOSSES
 from extensions.losses._contrastive import same_text
 from extensions.specs import from_spec
+from tests.helpers.fixtures_tiny import forward_of
 
 B, C = 6, 4
 PAIRS = [(1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12)]  # the texts of each row, by number
@@ -27,12 +28,9 @@ class Encodings:
         self.passes = [[side.float().requires_grad_() for side in sides] for sides in passes]
         self.taken = 0
 
-    def features(self, batch):
-        kept = batch.setdefault("encoded", [])
-        if not kept:
-            kept.append(self.passes[self.taken])
-            self.taken += 1
-        return kept[0]
+    def encode(self, task, batch):
+        self.taken += 1
+        return self.passes[self.taken - 1]
 
 
 def random(seed, rows=B):
@@ -53,7 +51,7 @@ def pairs(task="para", labels=PARAPHRASES, texts=PAIRS):
 def value(spec, batch, *passes):
     """Return (loss, model after the backward pass) of the loss that `spec` names."""
     model = Encodings(*passes)
-    loss = from_spec(spec, TASK_LOSSES)(model, dict(batch))
+    loss = from_spec(spec, TASK_LOSSES)(forward_of(model, batch))
     assert loss.dtype == torch.float32 and loss.shape == () and model.taken == len(passes)
     loss.backward()
     assert all(side.grad.isfinite().all() for sides in model.passes for side in sides)

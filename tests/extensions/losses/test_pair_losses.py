@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from extensions import TASK_LOSSES
+from extensions.forward import ForwardPass
 from extensions.specs import from_spec
 from multitask_classifier import CosineHead
 
@@ -28,21 +29,21 @@ class Pairs:
         self.u, self.v = (torch.tensor(rows, requires_grad=True) for rows in (U, V))
         self.head = CosineHead(scale, bias)
 
-    def features(self, batch):
+    def encode(self, task, batch):
         return [self.u, self.v]
 
-    def logits(self, batch):
-        return self.head(self.u, self.v).squeeze(-1)
+    def score(self, task, encodings):
+        return self.head(*encodings).squeeze(-1)
 
 
 def value(spec, task, labels):
-    """Return (loss, model after the backward pass, batch) of the loss that `spec` names."""
+    """Return (loss, model after the backward pass, logits) of the loss that `spec` names."""
     model = Pairs(*{"sts": (5.0, 0.0), "para": (10.0, -5.0)}[task])
-    batch = {"labels": labels, "task": task}
-    loss = from_spec(spec, TASK_LOSSES)(model, batch)
+    forward = ForwardPass(model, task, {"labels": labels})
+    loss = from_spec(spec, TASK_LOSSES)(forward)
     assert loss.dtype == torch.float32 and loss.shape == ()
     loss.backward()
-    return loss.item(), model, batch
+    return loss.item(), model, forward.logits
 
 
 def angles():
@@ -55,17 +56,17 @@ def angles():
     ("sts", SIMILARITIES, [1.0, 0.24, 0.5, 0.0]), ("para", PARAPHRASES, [1.0, 0.0, 1.0, 0.0])])
 def test_cosine_by_hand(task, labels, targets):
     by_hand = sum((cos - target) ** 2 for cos, target in zip(angles(), targets, strict=True)) / 4
-    loss, model, batch = value("cosine", task, labels)
+    loss, model, logits = value("cosine", task, labels)
     assert loss == pytest.approx(by_hand, rel=1e-5)
     assert value("cosine:weight=3", task, labels)[0] == pytest.approx(3 * by_hand, rel=1e-5)
     # It trains the encodings alone, so that the logits stay on the labels' scale.
     assert model.u.grad.abs().max() > 0 and model.v.grad.abs().max() > 0
     assert [p.grad for p in model.head.parameters()] == [None, None]
     if task == "sts":
-        assert batch["logits"].tolist() == pytest.approx([5 * cos for cos in angles()], rel=1e-5)
+        assert logits.tolist() == pytest.approx([5 * cos for cos in angles()], rel=1e-5)
         assert value("mse", task, labels)[0] == pytest.approx(25 * loss, rel=1e-5)
     else:
-        assert (batch["logits"] > 0).tolist() == [cos > 0.5 for cos in angles()] == [True, False, True, False]
+        assert (logits > 0).tolist() == [cos > 0.5 for cos in angles()] == [True, False, True, False]
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.8, 0.3])
@@ -97,15 +98,18 @@ class Given:
     def __init__(self, logits):
         self.answer = torch.as_tensor(logits, dtype=torch.float32).requires_grad_()
 
-    def logits(self, batch):
+    def encode(self, task, batch):
+        return []
+
+    def score(self, task, encodings):
         return self.answer
 
 
 def pearson_value(logits, labels, spec="pearson"):
     """Return (loss, gradient of the logits)."""
-    model, batch = Given(logits), {"labels": torch.tensor(labels, dtype=torch.float64), "task": "sts"}
-    loss = from_spec(spec, TASK_LOSSES)(model, batch)
-    assert loss.dtype == torch.float32 and loss.shape == () and batch["logits"].equal(model.answer)
+    forward = ForwardPass(Given(logits), "sts", {"labels": torch.tensor(labels, dtype=torch.float64)})
+    model, loss = forward.model, from_spec(spec, TASK_LOSSES)(forward)
+    assert loss.dtype == torch.float32 and loss.shape == () and forward.logits.equal(model.answer)
     loss.backward()
     return loss.item(), model.answer.grad
 

@@ -8,7 +8,17 @@ from extensions.penalties._divergence import smoothness
 from extensions.penalties.bregman import Bregman
 from extensions.penalties.smart import smart
 from tests.helpers.fixtures_tiny import losses_of_20_steps
-from tests.helpers.regularizer_cases import CASES, a_batch, by_hand, no_waiting, reached, tiny_model, total, value_of
+from tests.helpers.regularizer_cases import (
+    CASES,
+    a_batch,
+    by_hand,
+    forward_of,
+    no_waiting,
+    reached,
+    tiny_model,
+    total,
+    value_of,
+)
 
 
 def started(model, **options):
@@ -64,13 +74,15 @@ def test_classes_are_compared_with_a_teacher_without_dropout(bert_dir):
     penalty = started(model)
     moved(model)
     with torch.no_grad():
-        teacher = tiny_model(bert_dir).eval().logits(dict(batch))
+        teacher = forward_of(tiny_model(bert_dir).eval(), batch).logits
     logits = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+    forward = forward_of(model, batch)
+    forward._logits = logits
     for _ in range(2):  # no mask is drawn
-        torch.testing.assert_close(penalty(model, batch, logits), smoothness("sst", logits, teacher))
+        torch.testing.assert_close(penalty(forward), smoothness("sst", logits, teacher))
     p, q = logits.log_softmax(1), teacher.log_softmax(1)
     both = F.kl_div(q, p.exp(), reduction="batchmean") + F.kl_div(p, q.exp(), reduction="batchmean")
-    torch.testing.assert_close(penalty(model, batch, logits), both)
+    torch.testing.assert_close(penalty(forward), both)
 
 
 def test_state_resumes_exactly_in_place(bert_dir):

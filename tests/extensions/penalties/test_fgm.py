@@ -6,19 +6,29 @@ import torch.nn.functional as F
 
 from extensions.penalties.fgm import fgm
 from tests.helpers.fixtures_tiny import losses_of_20_steps
-from tests.helpers.regularizer_cases import CASES, a_batch, by_hand, no_waiting, reached, tiny_model, total, value_of
+from tests.helpers.regularizer_cases import (
+    CASES,
+    a_batch,
+    by_hand,
+    forward_of,
+    no_waiting,
+    reached,
+    tiny_model,
+    total,
+    value_of,
+)
 
 
 def settings(**options):
     """Return fgm with options of its own."""
-    return lambda *args: fgm(*args, **options)
+    return lambda forward: fgm(forward, **options)
 
 
 def test_a_similarity_by_hand():
     """z = w · Σ x_t has the gradient 2 / B (z - y) w for each of T tokens: r_t = epsilon sign(z - y) w / (√T ‖w‖)."""
     model, batch = by_hand("sts", 1)
     w, tokens, y = model.W.detach()[:, 0], torch.tensor([3.0, 2.0]).double(), batch["labels"].double()
-    z = model.logits(batch).detach()
+    z = forward_of(model, batch).logits.detach()
     moved = z + 0.7 * (z - y).sign() * tokens.sqrt() * w.norm()
     value = value_of(settings(weight=2.0, epsilon=0.7), model, batch)
     torch.testing.assert_close(value, 2 * ((moved - y) ** 2).mean())
@@ -28,7 +38,7 @@ def test_a_similarity_by_hand():
 def test_classes_by_hand():
     """The gradient of -log p(y) with respect to x_t is W (p - onehot(y)) / B, the same for each token."""
     model, batch = by_hand("sst", 3)
-    z, W, expected = model.logits(batch).detach(), model.W.detach(), []
+    z, W, expected = forward_of(model, batch).logits.detach(), model.W.detach(), []
     for row, T in enumerate([3, 2]):
         y = batch["labels"][row]
         g = W @ (z[row].softmax(0) - F.one_hot(y, 3))

@@ -9,7 +9,7 @@ from extensions import GRADIENTS, TASK_LOSSES
 from extensions.penalties.l2sp import L2SP
 from extensions.specs import made
 from extensions.task_weights.fixed import FixedWeights
-from tests.helpers.fixtures_tiny import losses_of_20_steps
+from tests.helpers.fixtures_tiny import losses_of_20_steps, part_of
 from tests.helpers.regularizer_cases import COURSE_TASKS, a_batch, no_waiting, tiny_model, total
 
 
@@ -58,7 +58,7 @@ def test_what_a_step_does_not_train_stays(bert_dir):
     with torch.no_grad():
         for p in model.bert.parameters():
             p.add_(0.1)
-    step([{"sst": a_batch("sst", bert_dir)}])
+    step([{"sst": part_of(a_batch("sst", bert_dir))}])
     moved = {name.split(".")[0] for name, p in model.named_parameters()
              if not torch.allclose(p, before[name] + (0.1 if name.startswith("bert.") else 0.0))}
     assert moved == {"bert", "sentiment_head"}
@@ -85,9 +85,10 @@ def test_it_counts_once_a_step_whatever_the_tasks_become(gradient, weights, bert
         with torch.no_grad():
             for p in model.bert.parameters():
                 p.add_(0.1)
-        whole = {task: a_batch(task, bert_dir) for task in COURSE_TASKS}
+        whole = {task: part_of(a_batch(task, bert_dir)) for task in COURSE_TASKS}
+        half = {"para": whole["para"]._replace(share=0.5)}
         torch.manual_seed(0)
-        step([{**whole, "para": {**whole["para"], "share": 0.5}}, {"para": {**whole["para"], "share": 0.5}}])
+        step([{**whole, **half}, half])
         found[bool(penalties)] = {name: p.grad if p.grad is not None else torch.zeros_like(p)
                                   for name, p in model.named_parameters()}
     for name, p in model.named_parameters():
@@ -101,7 +102,7 @@ def test_a_step_that_trains_no_matrix(bert_dir):
     model = tiny_model(bert_dir, option="pretrain", pair_encoding={"para": "bi", "sts": "bi"},
                        pair_score={"para": "cosine", "sts": "cosine"})
     step = step_of(model, penalties=[L2SP()])
-    step([{"sts": a_batch("sts", bert_dir)}])
+    step([{"sts": part_of(a_batch("sts", bert_dir))}])
     assert {p.ndim for p in model.parameters() if p.grad is not None} == {0}
 
 

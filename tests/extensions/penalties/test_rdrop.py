@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from engine.step import task_loss
+from engine.step import TrainingStep
 from extensions import PENALTIES, TASK_LOSSES
 from extensions.penalties._divergence import divergence, symmetric_kl
 from extensions.specs import from_spec
@@ -49,21 +49,31 @@ class Passes:
     def __init__(self, *passes):
         self.passes, self.taken = [torch.tensor(logits, requires_grad=True) for logits in passes], 0
 
-    def logits(self, batch):
+    def encode(self, task, batch):
+        return []
+
+    def score(self, task, encodings):
         self.taken += 1
         return self.passes[self.taken - 1]
+
+
+def task_loss(model, batch, penalties):
+    """Return the cross-entropy with penalties that a training step has."""
+    step = TrainingStep(model, {"sst": TASK_LOSSES["ce"]}, torch.optim.SGD(model.passes), penalties=penalties,
+                        device=torch.device("cpu"))
+    return step.task_loss("sst", batch)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5, 4.0])
 def test_the_papers_formula_by_hand(weight):
     """-log p(y) - log q(y) + weight (KL(p, q) + KL(q, p)) / 2, mean over rows, in the words of Liang et al. 2021."""
     labels = [0, 2]
-    batch = {"labels": torch.tensor(labels), "task": "sst"}
+    batch = {"labels": torch.tensor(labels)}
     penalties = [from_spec(f"rdrop:weight={weight}", PENALTIES)]
 
     def loss_of(*passes):
         model = Passes(*(logits.tolist() for logits in passes))
-        return model, task_loss(model, batch, TASK_LOSSES["ce"], penalties)
+        return model, task_loss(model, batch, penalties)
 
     model, loss = loss_of(P.log(), Q.log())
     rows = [(p.tolist(), q.tolist()) for p, q in zip(P, Q, strict=True)]
@@ -72,7 +82,7 @@ def test_the_papers_formula_by_hand(weight):
         + weight / 2 * sum(a * math.log(a / b) + b * math.log(b / a) for a, b in zip(p, q, strict=True))
         for (p, q), y in zip(rows, labels, strict=True)) / 2
     assert loss.item() == pytest.approx(by_hand, rel=1e-5) and model.taken == 2
-    assert sorted(batch) == ["labels", "task"]  # the caller's batch is left as it was
+    assert sorted(batch) == ["labels"]  # the caller's batch is left as it was
 
     loss.backward()
     nudge = torch.zeros(2, 3)
@@ -84,12 +94,11 @@ def test_the_papers_formula_by_hand(weight):
 
 
 def test_penalties_add_up_and_none_is_the_plain_loss():
-    batch = {"labels": torch.tensor([0, 2]), "task": "sst"}
-    ce = TASK_LOSSES["ce"]
-    plain = task_loss(Passes(P.log().tolist()), batch, ce, [])
+    batch = {"labels": torch.tensor([0, 2])}
+    plain = task_loss(Passes(P.log().tolist()), batch, [])
     assert plain.equal(F.cross_entropy(P.log(), batch["labels"]))
     seen = []
-    extra = [lambda model, batch, logits, k=k: seen.append(logits) or k * logits.sum() for k in (2, 3)]
-    assert task_loss(Passes(P.log().tolist()), batch, ce, extra).item() == pytest.approx(
+    extra = [lambda forward, k=k: seen.append(forward.logits) or k * forward.logits.sum() for k in (2, 3)]
+    assert task_loss(Passes(P.log().tolist()), batch, extra).item() == pytest.approx(
         plain.item() + 5 * P.log().sum().item())
     assert seen[0] is seen[1] and seen[0].equal(P.log())

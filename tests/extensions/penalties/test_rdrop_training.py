@@ -16,13 +16,13 @@ import torch.nn.functional as F
 import classifier
 import multitask_classifier
 from engine.losses import LOSSES
-from engine.step import task_loss
 from extensions import PENALTIES, TASK_LOSSES
 from extensions.penalties._divergence import divergence
 from extensions.penalties.rdrop import rdrop
 from extensions.specs import from_spec
 from multitask_classifier import COURSE_TASKS, MultitaskBERT
-from tests.helpers.fixtures_tiny import losses_of_20_steps, task_batch
+from tests.helpers.fixtures_tiny import forward_of, losses_of_20_steps, task_batch
+from tests.helpers.regularizer_cases import task_loss
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_without_dropout_it_is_the_loss_twice_and_trains_the_same_parameters(tas
     grads = []
     for penalties, factor in (([], 1), ([rdrop], 2)):
         loss = task_loss(model, batch, loss_of, penalties)
-        assert loss.equal(factor * loss_of(model, {**batch}))
+        assert loss.equal(factor * loss_of(forward_of(model, batch)))
         grads.append(torch.autograd.grad(loss, list(model.parameters()), allow_unused=True))
     for plain, twice in zip(*grads, strict=True):
         assert (plain is None) == (twice is None)
@@ -56,9 +56,9 @@ def test_with_dropout_both_passes_count_and_the_weight_tells(task, build):
     model, batch = build(task, dropout=0.3)
     loss_of, recorded = TASK_LOSSES[LOSSES[task]], []
 
-    def recording(model, batch):
-        loss = loss_of(model, batch)
-        recorded.append((loss, batch["logits"]))
+    def recording(forward):
+        loss = loss_of(forward)
+        recorded.append((loss, forward.logits))
         return loss
 
     values = {}

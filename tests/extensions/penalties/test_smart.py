@@ -17,6 +17,7 @@ from tests.helpers.regularizer_cases import (
     CASES,
     a_batch,
     by_hand,
+    forward_of,
     no_waiting,
     reached,
     same_noise,
@@ -28,7 +29,7 @@ from tests.helpers.regularizer_cases import (
 
 def settings(**options):
     """Return smart with options of its own."""
-    return lambda *args: smart(*args, **options)
+    return lambda forward: smart(forward, **options)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -61,7 +62,7 @@ def test_a_similarity_by_hand(norm):
 def test_two_steps_on_classes_by_torchs_distributions():
     model, batch = by_hand("sst", 3)
     step, epsilon, W, mask = 0.4, 0.5, model.W.detach(), batch["attention_mask"].unsqueeze(-1)
-    z = model.logits(batch).detach()
+    z = forward_of(model, batch).logits.detach()
     torch.manual_seed(5)
     delta = 0.1 * torch.randn(2, 3, 4, dtype=torch.float64) * mask
 
@@ -114,18 +115,18 @@ def test_the_penalty_pulls_at_both_passes(bert_dir):
     model, batch = tiny_model(bert_dir), a_batch("sst", bert_dir)
     deltas = []
     with perturbed(model.bert, deltas, lambda x: 0.3 * torch.sin(x)):
-        other = model.logits(dict(batch))
-    apart = smoothness("sst", model.logits(dict(batch)), other)
-    value = value_of(lambda *args: smart_from(deltas[0].detach(), *args), model, batch)
+        other = forward_of(model, batch).logits
+    apart = smoothness("sst", forward_of(model, batch).logits, other)
+    value = value_of(lambda forward: smart_from(deltas[0].detach(), forward), model, batch)
     expected, found = (torch.autograd.grad(x, model.bert.word_embedding.weight) for x in (apart, value))
     torch.testing.assert_close(found, expected)
 
 
-def smart_from(delta, model, batch, logits):
+def smart_from(delta, forward):
     """Return SMART's value where the ascent ends at `delta`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(smart.__globals__, "ascend", lambda *args: [delta])
-        return smart(model, batch, logits)
+        return smart(forward)
 
 
 @pytest.mark.parametrize("task, encoding", CASES)
@@ -134,13 +135,13 @@ def test_deltas_meet_their_calls_and_padding_gets_none(task, encoding, bert_dir,
     seen, encode = [], type(model.bert).encode
     monkeypatch.setattr(type(model.bert), "encode", lambda self, x, mask, **options: (
         seen.append((x.detach(), mask)) or encode(self, x, mask, **options)))
-    model.logits(dict(batch))
+    forward_of(model, batch).logits
     clean, seen[:] = list(seen), []
-    deltas = ascend(model.bert, torch.ones_like, lambda: model.logits(dict(batch)).square().sum(),
+    deltas = ascend(model.bert, torch.ones_like, lambda: forward_of(model, batch).logits.square().sum(),
                     lambda delta, gradient: torch.full_like(delta, 2.0))
     assert len(deltas) == len(clean) == len(seen) and (len(seen) == 1) == (encoding == "cross")
     with perturbed(model.bert, deltas, None):
-        model.logits(dict(batch))
+        forward_of(model, batch).logits
     for (x, mask), (once, _), (twice, _) in zip(clean, seen[:len(clean)], seen[len(clean):], strict=True):
         torch.testing.assert_close(once - x, mask.unsqueeze(-1).expand_as(x).float())
         torch.testing.assert_close(twice - x, 2 * mask.unsqueeze(-1).expand_as(x).float())
@@ -177,6 +178,5 @@ def test_no_step_waits_for_the_device_and_wrong_norms_are_named(bert_dir, monkey
         total(model, batch, smart).backward()
     with pytest.raises(UserError, match="norm=l1: choose one of inf, l2, inf-token, l2-token"):
         total(model, batch, settings(norm="l1"))
-    model.logits = lambda batch: batch["features"] @ model.sentiment_head[-1].weight.T
     with pytest.raises(UserError, match="holds its output, the features: give them batches of texts"):
         total(model, {**batch, "features": torch.ones(4, 24)}, smart)

@@ -95,8 +95,8 @@ def test_proportional_visits_every_batch_once(loaders):
     for epoch in (0, 1, 0):
         steps = schedule(epoch)
         assert len(steps) == 10 + 3 and all(len(step) == 1 for step in steps)
-        taken = [next(iter(step.items())) for step in steps]
-        assert all(task == batch["task"] == {"s": "sst", "p": "para"}[batch["sent_ids"][0][0]] for task, batch in taken)
+        taken = [(task, part.batch) for step in steps for task, part in step.items()]
+        assert all(task == {"s": "sst", "p": "para"}[batch["sent_ids"][0][0]] for task, batch in taken)
         for task, loader in loaders.items():
             loader.batch_sampler.set_epoch(epoch)
             ids = [batch["sent_ids"] for taken_task, batch in taken if taken_task == task]
@@ -112,8 +112,8 @@ def test_proportional_visits_every_batch_once(loaders):
 def test_a_step_is_the_same_whenever_it_is_built(loaders):
     steps = SCHEDULES["proportional"](loaders)(0)
     for i, step in reversed(list(enumerate(steps))):
-        assert all(same(batch, steps[i][task]) for task, batch in step.items())
-        assert steps.rows(i) == sum(len(batch["sent_ids"]) for batch in step.values())
+        assert all(same(part.batch, steps[i][task].batch) for task, part in step.items())
+        assert steps.rows(i) == sum(len(part.batch["sent_ids"]) for part in step.values())
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 6])
@@ -122,10 +122,11 @@ def test_parts_of_a_step(n, loaders):
     for i, step in enumerate(steps):
         parts = [steps.part(i, k, n) for k in range(n)]
         for task, whole in step.items():
-            rows, shares = len(whole["sent_ids"]), [part[task].pop("share") for part in parts]
+            rows, shares = len(whole.batch["sent_ids"]), [part[task].share for part in parts]
+            assert whole.share == 1
             assert sum(shares) == pytest.approx(1) and [round(share * rows) for share in shares] == [
                 len(range(k, rows, n)) for k in range(n)]
             for k, (part, share) in enumerate(zip(parts, shares)):
                 held = slice(k, None, n) if share else slice(0, 1)  # too few rows for all: the first, for nothing
-                assert same(part[task], {name: value if name in ("task", "weight") else value[held]
-                                         for name, value in whole.items()})
+                assert same(part[task].batch, {name: value[held] for name, value in whole.batch.items()})
+                assert part[task].weight == whole.weight

@@ -44,8 +44,8 @@ def test_the_pretrained_function_the_same_keys_and_padding_changes_nothing(task,
     assert all(parameters[name] is p for name, p in model.named_parameters())
     assert list(model.state_dict()) == list(plain.state_dict())
     assert is_packable(model.bert.bert_layers[0].self_attention)
-    logits = [model.logits(a_batch(task, bert_dir, extra)) for extra in (0, 3)]
-    assert logits[0].equal(plain.logits(a_batch(task, bert_dir)))
+    logits = [forward_of(model, a_batch(task, bert_dir, extra)).logits for extra in (0, 3)]
+    assert logits[0].equal(forward_of(plain, a_batch(task, bert_dir)).logits)
     torch.testing.assert_close(*logits)
 
 

@@ -59,8 +59,8 @@ def technique(model):
 def test_nothing_changes_at_first_in_training_and_evaluation(task, structured, bert_dir):
     plain, model = tiny_model(bert_dir), differing(bert_dir, structured=structured)
     batch = a_batch(task, bert_dir)
-    assert model.logits(dict(batch)).equal(plain.logits(dict(batch)))
-    assert model.eval().logits(dict(batch)).equal(plain.eval().logits(dict(batch)))
+    assert forward_of(model, batch).logits.equal(forward_of(plain, batch).logits)
+    assert forward_of(model.eval(), batch).logits.equal(forward_of(plain.eval(), batch).logits)
     assert technique(model).report(model).startswith("diff: 0 of ")
 
 
@@ -193,18 +193,18 @@ def test_the_report_is_of_the_model_that_is_kept(course_folder, monkeypatch, cap
 
 def test_padding_changes_nothing_and_checkpoints_and_copies_keep_it(bert_dir):
     model = moved(differing(bert_dir)).eval()
-    logits = [model.logits(a_batch("sst", bert_dir, extra)) for extra in (0, 3)]
+    logits = [forward_of(model, a_batch("sst", bert_dir, extra)).logits for extra in (0, 3)]
     torch.testing.assert_close(*logits)
-    assert not torch.allclose(logits[0], tiny_model(bert_dir).eval().logits(a_batch("sst", bert_dir)), atol=1e-3)
+    assert not torch.allclose(logits[0], forward_of(tiny_model(bert_dir).eval(), a_batch("sst", bert_dir)).logits, atol=1e-3)
     restored = differing(bert_dir).eval()
     restored.load_state_dict(model.state_dict())
     for same in (restored, copy.deepcopy(model)):
-        assert same.logits(a_batch("sst", bert_dir)).equal(logits[0])
+        assert forward_of(same, a_batch("sst", bert_dir)).logits.equal(logits[0])
 
 
 def test_every_pass_draws_anew_and_gradient_checkpointing_draws_the_same_again(bert_dir):
     model, batch = moved(differing(bert_dir)), a_batch("sst", bert_dir)
-    assert not model.logits(dict(batch)).equal(model.logits(dict(batch)))
+    assert not forward_of(model, batch).logits.equal(forward_of(model, batch).logits)
     grads = []
     for checkpointing in (False, True):
         model.bert.config.gradient_checkpointing = checkpointing
@@ -232,7 +232,7 @@ def test_beside_other_techniques(bert_dir):
         model = tiny_model(bert_dir)
         for technique in techniques:
             technique(model.bert)
-        model.logits(a_batch("sst", bert_dir))
+        forward_of(model, a_batch("sst", bert_dir)).logits
         return [type(module).__name__ for module in model.bert.modules() if isinstance(module, Difference)]
     assert kinds(diff_pruning).count("DiffLinear") == 7
     assert kinds(lora, diff_pruning).count("DiffLinear") == 5

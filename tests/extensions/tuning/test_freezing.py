@@ -48,7 +48,7 @@ def test_freezes_exactly_the_layers_named(options, frozen, deep_dir):
     freeze_layers(model.bert, **options)
     assert parts(model, wanted=False) == frozen
     for extra in (0, 3):  # the same function, padding or not
-        assert model.logits(a_batch("sst", deep_dir, extra)).equal(plain.logits(a_batch("sst", deep_dir, extra)))
+        assert forward_of(model, a_batch("sst", deep_dir, extra)).logits.equal(forward_of(plain, a_batch("sst", deep_dir, extra)).logits)
     assert list(model.state_dict()) == list(plain.state_dict())
 
 
@@ -91,7 +91,7 @@ def test_thaws_from_the_top_and_right_at_any_epoch(per_epoch, trained, deep_dir)
         resumed, start_there = thawing(deep_dir, per_epoch=per_epoch)
         start_there(epoch)
         assert parts(resumed) == expected | {"pooler_dense"}
-    assert model.logits(a_batch("sst", deep_dir)).equal(tiny_model(deep_dir).logits(a_batch("sst", deep_dir)))
+    assert forward_of(model, a_batch("sst", deep_dir)).logits.equal(forward_of(tiny_model(deep_dir), a_batch("sst", deep_dir)).logits)
 
 
 @pytest.mark.parametrize("kind", [AdamW, FusedAdamW])
@@ -121,7 +121,8 @@ def test_gradients_by_task(name, deep_dir):
     params, gradient = list(model.parameters()), GRADIENTS[name]()
     start_epoch(0)
     gradient.backward({task: total(model, a_batch(task, deep_dir)) for task in ("sst", "sts")}, params)
-    gradient.finish(params)
+    gradient.messages(params)
+    gradient.combine(params)
     assert {name for name, p in model.bert.named_parameters() if p.grad is not None} == {
         name for name, _ in model.bert.named_parameters() if name.startswith("bert_layers.2.")}
 

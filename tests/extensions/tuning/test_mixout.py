@@ -33,11 +33,11 @@ def moved(model):
 def test_nothing_changes_at_first_and_in_evaluation(task, unit, bert_dir):
     plain, model = tiny_model(bert_dir), mixed(bert_dir, p=0.7, unit=unit)
     batch = a_batch(task, bert_dir)
-    assert model.logits(dict(batch)).equal(plain.logits(dict(batch)))
+    assert forward_of(model, batch).logits.equal(forward_of(plain, batch).logits)
     moved(plain), moved(model)
-    assert not torch.allclose(model.logits(dict(batch)), plain.logits(dict(batch)), atol=1e-3)
-    assert not model.logits(dict(batch)).equal(model.logits(dict(batch)))  # every pass draws anew
-    assert model.eval().logits(dict(batch)).equal(plain.eval().logits(dict(batch)))
+    assert not torch.allclose(forward_of(model, batch).logits, forward_of(plain, batch).logits, atol=1e-3)
+    assert not forward_of(model, batch).logits.equal(forward_of(model, batch).logits)  # every pass draws anew
+    assert forward_of(model.eval(), batch).logits.equal(forward_of(plain.eval(), batch).logits)
 
 
 def test_exactly_the_linear_layers_of_the_encoder_with_their_own_parameters(bert_dir):
@@ -94,7 +94,7 @@ def test_the_gradient_is_that_of_the_formula():
 
 def test_p_0_is_the_plain_layer_and_wrong_options_are_named(bert_dir):
     batch = a_batch("sst", bert_dir)
-    assert moved(mixed(bert_dir, p=0.0)).logits(dict(batch)).equal(moved(tiny_model(bert_dir)).logits(dict(batch)))
+    assert forward_of(moved(mixed(bert_dir, p=0.0)), batch).logits.equal(forward_of(moved(tiny_model(bert_dir)), batch).logits)
     for options, message in (({"p": 1.0}, "p=1.0: .* less than 1"), ({"unit": "row"}, "unit=row: .* neuron, weight")):
         with pytest.raises(UserError, match=message):
             mixed(bert_dir, **options)
@@ -110,7 +110,7 @@ def test_padding_changes_nothing_and_a_frozen_encoder_neither(bert_dir):
     frozen = mixed(bert_dir, option="pretrain")
     assert not any(p.requires_grad for p in frozen.bert.parameters())
     batch = a_batch("sst", bert_dir)
-    assert frozen.logits(dict(batch)).equal(tiny_model(bert_dir, option="pretrain").logits(dict(batch)))
+    assert forward_of(frozen, batch).logits.equal(forward_of(tiny_model(bert_dir, option="pretrain"), batch).logits)
 
 
 @pytest.mark.parametrize("unit", ["neuron", "weight"])

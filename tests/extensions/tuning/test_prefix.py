@@ -98,9 +98,9 @@ def test_trains_the_prefix_and_the_heads_alone(reparameterize, bert_dir):
 @pytest.mark.parametrize("task", COURSE_TASKS)
 def test_no_baseline_and_padding_changes_nothing(task, bert_dir):
     model, plain = prefixed(bert_dir).eval(), tiny_model(bert_dir).eval()
-    values = [model.logits(a_batch(task, bert_dir, extra)) for extra in (0, 3)]
+    values = [forward_of(model, a_batch(task, bert_dir, extra)).logits for extra in (0, 3)]
     torch.testing.assert_close(*values)
-    assert not torch.allclose(values[0], plain.logits(a_batch(task, bert_dir)), atol=1e-3)
+    assert not torch.allclose(values[0], forward_of(plain, a_batch(task, bert_dir)).logits, atol=1e-3)
 
 
 def test_a_row_by_hand(bert_dir):
@@ -145,18 +145,18 @@ def test_beside_other_techniques_the_prefix_counts_and_copies_and_checkpoints_ke
         pack_attention(model)
         return model
     model, batch = build(), a_batch("sst", bert_dir)
-    before = model.logits(dict(batch))
+    before = forward_of(model, batch).logits
     for attention in model.bert.modules():
         if isinstance(attention, PrefixedSelfAttention):
             assert isinstance(attention, PackedSelfAttention)
             for p in attention.prefix.parameters():
                 p.data += torch.randn_like(p)
-    after = model.logits(dict(batch))
+    after = forward_of(model, batch).logits
     assert not torch.allclose(before, after, atol=1e-3)
-    assert copy.deepcopy(model).logits(dict(batch)).equal(after)
+    assert copy.forward_of(deepcopy(model), batch).logits.equal(after)
     restored = build()
     restored.load_state_dict(model.state_dict())
-    assert restored.logits(dict(batch)).equal(after)
+    assert forward_of(restored, batch).logits.equal(after)
 
 
 def test_copied_layers_train_prefixes_of_their_own(bert_dir):

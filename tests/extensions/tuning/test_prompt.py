@@ -114,9 +114,9 @@ def test_trains_the_prompt_and_the_heads_alone(encoder, bert_dir):
 @pytest.mark.parametrize("task", COURSE_TASKS)
 def test_no_baseline_and_padding_changes_nothing(task, encoder, bert_dir):
     model, plain = prompted(bert_dir, encoder=encoder).eval(), tiny_model(bert_dir).eval()
-    values = [model.logits(a_batch(task, bert_dir, extra)) for extra in (0, 3)]
+    values = [forward_of(model, a_batch(task, bert_dir, extra)).logits for extra in (0, 3)]
     torch.testing.assert_close(*values)
-    assert not torch.allclose(values[0], plain.logits(a_batch(task, bert_dir)), atol=1e-5)
+    assert not torch.allclose(values[0], forward_of(plain, a_batch(task, bert_dir)).logits, atol=1e-5)
 
 
 def test_a_text_may_be_as_long_as_ever(case):
@@ -136,15 +136,15 @@ def test_beside_other_techniques_the_prompt_counts_and_copies_and_checkpoints_ke
         return model
     model, batch = build().eval(), a_batch("sst", bert_dir)
     assert isinstance(model.bert, PromptedBert)
-    before = model.logits(dict(batch))
+    before = forward_of(model, batch).logits
     for p in model.bert.prompt.parameters():
         p.data += torch.randn_like(p)
-    after = model.logits(dict(batch))
+    after = forward_of(model, batch).logits
     assert not torch.allclose(before, after, atol=1e-5)
-    assert copy.deepcopy(model).logits(dict(batch)).equal(after)
+    assert copy.forward_of(deepcopy(model), batch).logits.equal(after)
     restored = build().eval()
     restored.load_state_dict(model.state_dict())
-    assert restored.logits(dict(batch)).equal(after)
+    assert forward_of(restored, batch).logits.equal(after)
 
 
 def test_smart_perturbs_the_text_alone_and_dropout_reaches_the_prompt(bert_dir):
