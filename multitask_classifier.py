@@ -48,7 +48,7 @@ from extensions.encoder import is_frozen
 from extensions.heads.heads import CosineHead, Relational
 from extensions.heads.pairs import encode_apart, pack_pairs, swapped
 from extensions.heads.pooling import hidden_states_of
-from extensions.specs import from_spec, made
+from extensions.specs import build, from_spec, technique_of
 from files.errors import UserError, run_script
 from files.tables import FORMATS, read_sound, require_files
 from tasks import COURSE_TASKS, PAIR_TASKS
@@ -90,10 +90,11 @@ class MultitaskBERT(nn.Module):
         self.max_length = min(self.config.max_length, self.bert.config.max_position_embeddings)
         self.pair_encoding, self.pair_score = (
             for_each_task(choice) for choice in (self.config.pair_encoding, self.config.pair_score))
-        self.pooling = nn.ModuleDict({task: made(spec, POOLING, self.bert)
+        self.pooling = nn.ModuleDict({task: build(spec, POOLING, self.bert)
                                       for task, spec in for_each_task(self.config.pooling).items()})
         # For all tasks alike: what --compile inductor has made of an encoder does not see hooks come and go.
-        self.needs_layers = any(pooler.needs_layers for pooler in self.pooling.values())
+        self.needs_layers = any(technique_of(spec, POOLING).needs_layers
+                                for spec in for_each_task(self.config.pooling).values())
 
         self.sentiment_head = self.head("sst", 1, N_SENTIMENT_CLASSES)
         # Cosines start where the labels are: similarities span 0 to 5, duplicates lie above a cosine of one half.
@@ -113,10 +114,7 @@ class MultitaskBERT(nn.Module):
         """Return the head that the configuration names for a task, which reads `width` encodings side by side."""
         C = self.bert.config.hidden_size
         spec, output = for_each_task(self.config.heads)[task], self.config.outputs.get(task)
-        try:
-            head = from_spec(spec, HEADS)(width * C, C, out_features, self.config.hidden_dropout_prob)
-        except ValueError as error:
-            raise UserError(f"--heads {task}={spec}: {error}") from error
+        head = from_spec(spec, HEADS)(width * C, C, out_features, self.config.hidden_dropout_prob)
         if output:
             head[-1] = OUTPUTS[output](head[-1].in_features, out_features)
         return head
@@ -299,10 +297,7 @@ def train_multitask(args):
     if are_fixed(model, args):
         with autocast(device, args.precision):
             loaders, dev_loaders = (of_features(each, model, device) for each in (loaders, dev_loaders))
-    schedule = made(args.schedule, SCHEDULES, loaders, args.seed, args.epochs)
-    if schedule.resizes and args.task_batch_size and not args.resume:  # `even` was once begun with both
-        raise UserError(f"--task_batch_size: --schedule {args.schedule} sets the tasks' batch sizes itself; leave one "
-                        "of the two out")
+    schedule = build(args.schedule, SCHEDULES, loaders, args.seed, args.epochs)
     announce(schedule, args)
     note_weak_choices(args, schedule.loaders)
     seen = {task: loader.sample(SEEN_ROWS, args.seed) for task, loader in loaders.items()}

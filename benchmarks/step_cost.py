@@ -25,7 +25,7 @@ from engine.losses import total_loss
 from engine.step import make_optimizer, make_step, to_device
 from extensions import SCHEDULES
 from extensions.encoder import techniques_of
-from extensions.specs import made
+from extensions.specs import build
 from files.errors import Parser, UserError, run_script
 from multitask_classifier import build_model, get_args, training_loaders
 from scripts.ablation import read_rows_of
@@ -43,7 +43,7 @@ class Contender:
         seed_everything(1)
         self.model = build_model(self.args)[0].to(device)
         loaders = training_loaders(self.args)
-        self.schedule = made(self.args.schedule, SCHEDULES, loaders, 1, self.args.epochs)
+        self.schedule = build(self.args.schedule, SCHEDULES, loaders, 1, self.args.epochs)
         self.step = make_step(self.model, {task: total_loss(self.args.loss[task]) for task in loaders},
                               make_optimizer(self.model, self.args), device, self.args, self.schedule.joint)
         self.ema = ExponentialMovingAverage(self.model, self.args.ema) if self.args.ema else None

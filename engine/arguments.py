@@ -20,7 +20,7 @@ from engine.run_folder import Run, beside_checkpoint, plain
 from evaluation import records
 from extensions import ADAPT, ENCODER_FLAGS, PARAMETER_GROUPS, PENALTIES
 from extensions.encoder import is_frozen
-from extensions.specs import require_effect
+from extensions.specs import require_effect, technique_of
 from files.downloads import default_cache_dir
 from files.errors import Parser, UserError, speaks
 from files.writing import is_device, unwritable
@@ -261,9 +261,9 @@ def with_defaults(args, parser):
     if args.fine_tune_mode is not None:
         args.option = FINE_TUNE_MODES[args.fine_tune_mode]
     if args.lr is None:
-        adapted = [ADAPT[spec.partition(":")[0]] for spec in args.adapt]
-        frozen = any(getattr(technique, "freezes", False) for technique in adapted)
-        own = [technique.learning_rate for technique in adapted if hasattr(technique, "learning_rate")]
+        adapted = [technique_of(spec, ADAPT) for spec in args.adapt]
+        frozen = any(technique.freezes for technique in adapted)
+        own = [technique.learning_rate for technique in adapted if technique.learning_rate is not None]
         args.lr = [*own, parser.learning_rates["pretrain" if frozen else args.option]][0]
     return args
 

@@ -1,9 +1,9 @@
 """What the flags of training several tasks, resolved by _choices.py, cannot mean together; what does little here."""
 
 from engine import distributed
-from engine.losses import LOSSES, headless, traits
-from extensions import GRADIENTS, HEADS, POOLING, SCHEDULES, TASK_WEIGHTS
-from extensions.specs import from_spec
+from engine.losses import LOSSES, headless
+from extensions import GRADIENTS, HEADS, POOLING, SCHEDULES, TASK_LOSSES, TASK_WEIGHTS
+from extensions.specs import complete_options, require_run, technique_of
 from files.errors import UserError
 from tasks import COURSE_TASKS, PAIR_TASKS
 
@@ -23,7 +23,7 @@ def require_heads(args):
 def check_shared_head(args):
     """Raise UserError if a head with a shared trunk has no equal to share it with."""
     heads = [args.heads[task] for task in PAIR_TASKS]
-    if any(getattr(HEADS[spec.partition(":")[0]], "shared", False) for spec in heads):
+    if any(technique_of(spec, HEADS).shared for spec in heads):
         same = all(len({choice[task] for task in PAIR_TASKS}) == 1
                    for choice in (args.heads, args.pair_encoding, args.pair_score))
         cosine = args.pair_encoding["para"] == "bi" and args.pair_score["para"] == "cosine"
@@ -36,8 +36,9 @@ def check_clashing_losses(args):
     """Raise UserError for losses of one task of which one cannot read the other's outputs."""
     for task in args.tasks:
         for spec in args.loss[task]:
+            outputs = technique_of(spec, TASK_LOSSES).not_with
             clash = [other for other in args.loss[task]
-                     if traits(other, "needs", {}).get("output") in traits(spec, "not_with", ())]
+                     if technique_of(other, TASK_LOSSES).needs.get("output") in outputs]
             if clash:
                 raise UserError(f"--loss {task}={spec}: not with {task}={clash[0]}, whose outputs are "
                                 "log-probabilities; leave one of the two out")
@@ -69,16 +70,24 @@ def contradictions(args):
     if begins and args.option == "pretrain" and not args.adapt:
         problems += [f"--loss {task}={spec} trains the encoder alone, which --option pretrain freezes: leave it out"
                      for task in args.tasks for spec in args.loss[task] if headless([spec])
-                     and not POOLING[args.pooling[task].partition(":")[0]].has_weights]
+                     and not technique_of(args.pooling[task], POOLING).has_weights]
     if begins and len(args.tasks) == 1 and args.task_weights != "fixed":
         problems.append(f"--task_weights {args.task_weights} weighs several tasks, and --tasks names one: leave one of "
                         "the two out")
-    if GRADIENTS[args.gradient.partition(":")[0]].per_task:
-        schedule = from_spec(args.schedule, SCHEDULES)
+    schedule, options = technique_of(args.schedule, SCHEDULES), complete_options(args.schedule, SCHEDULES)
+    if begins and args.task_batch_size and schedule.resizes(**options):  # `even` was once begun with both
+        problems.append(f"--task_batch_size: --schedule {args.schedule} sets the tasks' batch sizes itself; leave one "
+                        "of the two out")
+    for flag, table in (("schedule", SCHEDULES), ("task_weights", TASK_WEIGHTS)):
+        try:
+            require_run(getattr(args, flag), table, args.tasks, args.epochs)
+        except ValueError as error:
+            problems.append(f"--{flag} {error}")
+    if technique_of(args.gradient, GRADIENTS).per_task:
         if len(args.tasks) == 1:
             problems.append(f"--gradient {args.gradient} combines several tasks' gradients, and --tasks names one: "
                             "leave one of the two out")
-        elif not schedule.func.joint_with(**schedule.keywords):
+        elif not schedule.joint(**options):
             problems.append(NOTHING_TO_COMBINE.format(args.gradient))
     problems += [f"--heads {spec}: the cosine takes the place of that head; leave one of the two out"
                  for spec in given.get("heads", ()) for task in pairs if spec.startswith(f"{task}=")
@@ -97,11 +106,11 @@ def note_weak_choices(args, loaders):
     """Print which losses and weights do less in this run over {task: loader} than one might think."""
     parts = args.accumulate * distributed.world_size()
     for task, loader in loaders.items():
-        comparing = [spec for spec in args.loss[task] if traits(spec, "of_batch", False)]
+        comparing = [spec for spec in args.loss[task] if technique_of(spec, TASK_LOSSES).compares_rows]
         if comparing and parts > 1:
             print(f"note: {task}={comparing[0]} compares the rows of one of {parts} parts of a step, about "
                   f"{loader.batch_sampler.batch_size / parts:g}")
-    needed_epochs = getattr(TASK_WEIGHTS[args.task_weights.partition(":")[0]], "needed_epochs", 1)
+    needed_epochs = technique_of(args.task_weights, TASK_WEIGHTS).needed_epochs
     if args.epochs < needed_epochs:
         print(f"note: --task_weights {args.task_weights} leaves all tasks alike for the first {needed_epochs - 1} "
               f"epochs, and this run has {args.epochs}")

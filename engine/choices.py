@@ -5,13 +5,13 @@ import re
 
 from engine.arguments import number, spec_of
 from engine.checks import check_clashing_losses, check_shared_head, listed, require_heads
-from engine.losses import LOSSES, headless, needed, traits
+from engine.losses import LOSSES, headless, needed
 from engine.model_config import STORED_CHOICES
 from extensions import GRADIENTS, HEADS, POOLING, SCHEDULES, TASK_LOSSES, TASK_WEIGHTS
 from extensions.architecture.dropout_sites import SITES
-from extensions.specs import from_spec, require_effect
+from extensions.specs import from_spec, require_effect, technique_of
 from files.errors import UserError
-from tasks import COURSE_TASKS, PAIR_TASKS
+from tasks import COURSE_TASKS, PAIR_TASKS, TASKS
 
 PAIR_ENCODINGS, PAIR_SCORES = STORED_CHOICES["pair_encoding"], STORED_CHOICES["pair_score"]
 
@@ -142,9 +142,10 @@ def losses_by_task(specs):
     for spec in specs or []:
         task, name = split_task("loss", spec, required=True)
         named.setdefault(task, []).append(checked("loss", name, TASK_LOSSES))
-        fitting = traits(name, "tasks", COURSE_TASKS)
-        if task not in fitting:
-            raise UserError(f"--loss {spec}: {name.partition(':')[0]} is a loss for {' and '.join(fitting)}")
+        loss = technique_of(name, TASK_LOSSES)
+        if not loss.fits(TASKS[task]):
+            fitting = " and ".join(other for other in TASKS if loss.fits(TASKS[other]))
+            raise UserError(f"--loss {spec}: {loss.name} is a loss for {fitting}")
     if "sst" in named and headless(named["sst"]):
         raise UserError(f"--loss sst={named['sst'][0]} trains no classifier: add one that does, such as sst=ce")
     return {task: named.get(task, [default]) for task, default in LOSSES.items()}

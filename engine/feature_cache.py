@@ -27,9 +27,9 @@ from engine.batching import bucket_loader, scoring_size
 from engine.step import penalties_of, to_device
 from engine.token_cache import save_cached, token_digest
 from evaluation import collect
-from extensions import TASK_LOSSES
+from extensions import PENALTIES, TASK_LOSSES
 from extensions.encoder import is_frozen
-from extensions.specs import from_spec
+from extensions.specs import technique_of
 from files.downloads import default_cache_dir
 
 # Fewer tokens are encoded sooner than the weights are read; the folder keeps so many bytes, the last used.
@@ -42,15 +42,15 @@ def are_fixed(model, args=None):
     """Tell whether a model's features stay as they are, and the losses and penalties that `args` name ask for no more.
 
     Nothing below the heads is trained, and the frozen encoder runs without dropout. Some losses and penalties read a
-    batch's tokens, or disturb their embeddings: they say so by `reads_texts = True`. Nor is a pair read in both orders.
+    batch's tokens, or disturb their embeddings: their records' `reads_texts` says so. Nor is a pair read in both orders.
     """
     below = [model.bert, *getattr(model, "pooling", {}).values()]
-    losses = [from_spec(spec, TASK_LOSSES)
+    losses = [technique_of(spec, TASK_LOSSES)
               for specs in (getattr(args, "loss", None) or {}).values() for spec in specs]
-    penalties = penalties_of(getattr(args, "penalty", None))
-    techniques = [getattr(technique, "func", technique) for technique in (*losses, *penalties)]
+    chosen = [getattr(penalty, "func", type(penalty)) for penalty in penalties_of(getattr(args, "penalty", None))]
+    penalties = [technique for technique in PENALTIES.values() if technique.make in chosen]
     return (model.config.option == "pretrain" and getattr(model.config, "pair_order", "given") == "given"
-            and not any(getattr(technique, "reads_texts", False) for technique in techniques)
+            and not any(technique.reads_texts for technique in (*losses, *penalties))
             and all(is_frozen(part) for part in below))
 
 

@@ -1,26 +1,22 @@
 """A task's losses by their specs: the default, what they need of the model, and their sum."""
 
 from extensions import TASK_LOSSES
-from extensions.specs import from_spec
+from extensions.specs import from_spec, technique_of
 
 LOSSES = {"sst": "ce", "para": "bce", "sts": "mse"}
 
 
-def traits(spec, name, default):
-    """Return an attribute of the loss that a spec names: which tasks it is for, what it needs of the model."""
-    return getattr(TASK_LOSSES[spec.partition(":")[0]], name, default)
-
-
 def headless(specs):
     """Tell whether a task's losses train its encodings alone, and no head."""
-    return not any(traits(spec, "trains_head", True) for spec in specs)
+    return not any(technique_of(spec, TASK_LOSSES).trains_head for spec in specs)
 
 
 def needed(losses, what, task):
     """Return (value, loss) of what one of a task's losses needs of the model; (None, None) where none needs it."""
     for spec in losses[task]:
-        if what in traits(spec, "needs", {}):
-            return traits(spec, "needs", {})[what], spec
+        needs = technique_of(spec, TASK_LOSSES).needs
+        if what in needs:
+            return needs[what], spec
     return None, None
 
 

@@ -20,7 +20,7 @@ from extensions import GRADIENTS, PARAMETER_GROUPS, PENALTIES, TASK_WEIGHTS
 from extensions.encoder import techniques_of
 from extensions.gradients.gradient_sum import GradientSum
 from extensions.penalties._divergence import logits_of
-from extensions.specs import from_spec, made
+from extensions.specs import build, from_spec
 from extensions.task_weights._task_weights import TaskWeights
 from files.errors import UserError
 from optimizer import AdamW
@@ -40,7 +40,7 @@ def penalties_of(specs):
         if spec == "none":
             chosen.clear()
         else:
-            chosen[spec.partition(":")[0]] = made(spec, PENALTIES)
+            chosen[spec.partition(":")[0]] = build(spec, PENALTIES)
     return list(chosen.values())
 
 
@@ -224,7 +224,8 @@ def make_step(model, losses, optimizer, device, args, joint=False):
 
     `joint` tells whether a step has batches of several tasks. Raises UserError for what only such steps can have.
     """
-    weights, gradient = made(args.task_weights, TASK_WEIGHTS, tuple(losses)).to(device), made(args.gradient, GRADIENTS)
+    weights = build(args.task_weights, TASK_WEIGHTS, tuple(losses)).to(device)
+    gradient = build(args.gradient, GRADIENTS)
     if gradient.per_task and not joint:
         raise UserError(NOTHING_TO_COMBINE.format(args.gradient))
     if not (joint or weights.alike):

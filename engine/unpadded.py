@@ -131,7 +131,7 @@ def unpad(model):
     bert = model.bert
     if isinstance(bert, UnpaddedModel):
         raise ValueError("it is there already")
-    if any(getattr(module, "needs_layers", False) for module in model.modules()):
+    if getattr(model, "needs_layers", False):
         raise ValueError("--pooling layers reads padded hidden states of the layers, and there are none; leave one of "
                          "the two out")
     around = [layer for layer in bert.bert_layers if not tokenwise(layer, ("forward", "add_norm"))]

@@ -111,11 +111,14 @@ def underlaid(kind, behaviour):
     return behaviour if issubclass(behaviour, kind) else type(name, (kind, behaviour), {"__doc__": kind.__doc__})
 
 
-def overlay(module, behaviour, **attributes):
-    """Make `module` a `behaviour` too, and give it the attributes. Raises ValueError when it is one already."""
+def overlay(module, behaviour, lay=overlaid, **attributes):
+    """Make `module` a `behaviour` too, and give it the attributes. Raises ValueError when it is one already.
+
+    With lay=underlaid what the module's class overrides comes before the behaviour.
+    """
     if isinstance(module, behaviour):
         raise ValueError("it is there already: name it once")
-    module.__class__ = overlaid(type(module), behaviour)
+    module.__class__ = lay(type(module), behaviour)
     for name, value in attributes.items():
         setattr(module, name, value)
 

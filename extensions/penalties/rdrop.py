@@ -1,6 +1,7 @@
 """R-Drop: two passes with different dropout should agree (Liang et al. 2021, https://arxiv.org/abs/2106.14448)."""
 
 from extensions.penalties._divergence import again, divergence, logits_of
+from extensions.technique import Technique
 
 
 def rdrop(model, batch, logits, weight=1.0):
@@ -14,3 +15,10 @@ def rdrop(model, batch, logits, weight=1.0):
     second = again(batch)
     loss = batch["loss"](model, second)
     return loss + weight * divergence(batch["task"], logits, logits_of(model, second))
+
+
+RDROP = Technique(
+    "rdrop", rdrop, paper="Liang et al. 2021, arxiv.org/abs/2106.14448",
+    does="Two passes with different dropout masks should predict the same; both are trained.",
+    use="Try it first, for twice the time: +.003 to +.007 on all rows, no clear effect on a tenth.",
+    aka=("r-drop", "consistency"), likely={"alpha": "weight", "kl": "weight"})
