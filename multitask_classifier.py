@@ -103,7 +103,7 @@ class MultitaskBERT(nn.Module):
         pairs = [task for task in self.tasks if TASKS[task].is_pair]
         self.pair_encoding, self.pair_score = (
             for_each_task(pairs, choice) for choice in (self.config.pair_encoding, self.config.pair_score))
-        self.pooling = nn.ModuleDict({task: made(spec, POOLING, self.bert)
+        self.pooling = nn.ModuleDict({task: build(spec, POOLING, self.bert)
                                       for task, spec in for_each_task(self.tasks, self.config.pooling).items()})
         # For all tasks alike: what --compile inductor has made of an encoder does not see hooks come and go.
         self.needs_layers = any(pooler.needs_layers for pooler in self.pooling.values())

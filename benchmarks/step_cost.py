@@ -27,7 +27,7 @@ from engine.step import make_optimizer, make_step, to_device
 from extensions import SCHEDULES
 from extensions.encoder import techniques_of
 from extensions.schedules._steps import Part
-from extensions.specs import made
+from extensions.specs import build
 from files.errors import Parser, UserError, run_script
 from multitask_classifier import build_model, get_args, training_loaders
 from scripts.ablation import read_rows_of
@@ -45,7 +45,7 @@ class Contender:
         seed_everything(1)
         self.model = build_model(self.args)[0].to(device)
         loaders = training_loaders(self.args)
-        self.schedule = made(self.args.schedule, SCHEDULES, loaders, 1, self.args.epochs)
+        self.schedule = build(self.args.schedule, SCHEDULES, loaders, 1, self.args.epochs)
         losses = {task: total_loss(self.args.loss[task]) for task in loaders}
         self.step = make_step(self.model, losses, make_optimizer(self.model, **optimizer_settings(self.args)), device,
                               joint=self.schedule.joint, **step_settings(self.args))

@@ -1,6 +1,5 @@
 """Checkpoints: tensor-only files, written whole or not at all, that need no flags repeated to be read."""
 
-import argparse
 import hashlib
 import json
 import os

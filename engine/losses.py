@@ -1,39 +1,27 @@
 """What a run minimises, by specs: a task's losses, their sum, what they need of the model; and the penalties."""
 
 from extensions import PENALTIES, TASK_LOSSES
-from extensions.specs import from_spec, made
-from tasks import COURSE_TASKS, TASKS
-
-LOSSES = {task: TASKS[task].loss for task in COURSE_TASKS}
-
-
-def trait(spec, table, name, default):
-    """Return a trait of the technique that a spec names in a table."""
-    return getattr(table[spec.partition(":")[0]], name, default)
-
-
-def traits(spec, name, default):
-    """Return a trait of the loss that a spec names: which tasks it is for, what it needs of the model."""
-    return trait(spec, TASK_LOSSES, name, default)
+from extensions.specs import build, from_spec, name_of, technique_of
 
 
 def headless(specs):
     """Tell whether a task's losses train its encodings alone, and no head."""
-    return not any(traits(spec, "trains_head", True) for spec in specs)
+    return not any(technique_of(spec, TASK_LOSSES).trains_head for spec in specs)
 
 
 def needed(losses, what, task):
     """Return (value, loss) of what one of a task's losses needs of the model; (None, None) where none needs it."""
     for spec in losses[task]:
-        if what in traits(spec, "needs", {}):
-            return traits(spec, "needs", {})[what], spec
+        needs = technique_of(spec, TASK_LOSSES).needs
+        if what in needs:
+            return needs[what], spec
     return None, None
 
 
 def read_texts(losses, penalties):
     """Tell whether a loss of {task: specs} or a penalty of these specs needs the texts, not just their encodings."""
-    return (any(trait(spec, TASK_LOSSES, "reads_texts", False) for specs in losses.values() for spec in specs)
-            or any(trait(spec, PENALTIES, "reads_texts", False) for spec in in_effect(penalties)))
+    return (any(technique_of(spec, TASK_LOSSES).reads_texts for specs in losses.values() for spec in specs)
+            or any(technique_of(spec, PENALTIES).reads_texts for spec in in_effect(penalties)))
 
 
 def total_loss(specs):
@@ -45,14 +33,14 @@ def total_loss(specs):
 def in_effect(specs):
     """Return the penalty specs that count: of one name the last, and after a "none" only those behind it."""
     chosen = {}
-    for spec in specs:
+    for spec in specs or ():
         if spec == "none":
             chosen.clear()
         else:
-            chosen[spec.partition(":")[0]] = spec
+            chosen[name_of(spec)] = spec
     return list(chosen.values())
 
 
 def penalties_of(specs):
-    """Return the penalties that a list of specs names; of one name the last counts, "none" takes back all before."""
-    return [made(spec, PENALTIES) for spec in in_effect(specs)]
+    """Return the penalties in effect of a list of specs."""
+    return [build(spec, PENALTIES) for spec in in_effect(specs)]

@@ -52,7 +52,11 @@ def load_encoder(config):
         specs = getattr(config, part)
         for spec in specs if isinstance(specs, list) else [specs]:
             try:
-                from_spec(spec, table)(bert)
+                technique = from_spec(spec, table)
+            except ValueError as error:
+                raise UserError(f"--{part} {error}") from error
+            try:
+                technique(bert)
             except ValueError as error:
                 raise UserError(f"--{part} {spec}: {error}") from error
     return bert

@@ -21,7 +21,6 @@ from files.errors import UserError, remedy
 from files.json_object import read_json
 from files.writing import atomic_write
 
-
 # Of args.json. Format 1, until December 2026, had other defaults: see `upgraded`.
 FORMAT = 2
 

@@ -22,7 +22,7 @@ from engine.unpadded import UnpaddedModel
 from extensions import GRADIENTS, PARAMETER_GROUPS, TASK_WEIGHTS, TaskWeights, WeightPenalty, as_penalty
 from extensions.encoder import techniques_of
 from extensions.forward import ForwardPass
-from extensions.specs import from_spec, made
+from extensions.specs import build, from_spec
 from files.errors import UserError
 from optimizer import AdamW
 
@@ -99,7 +99,7 @@ class TrainingStep:
     def __init__(self, model, losses, optimizer, *, penalties=(), gradient=None, weights=None, precision="auto",
                  max_grad_norm=1.0, device):
         self.model, self.losses, self.optimizer = model, losses, optimizer
-        self.gradient, self.weights = gradient or made("sum", GRADIENTS), weights or TaskWeights(losses)
+        self.gradient, self.weights = gradient or build("sum", GRADIENTS), weights or TaskWeights(losses)
         self.penalties = [as_penalty(penalty) for penalty in penalties]
         self.batch_penalties = [penalty for penalty in self.penalties if not isinstance(penalty, WeightPenalty)]
         self.weight_losses = [penalty.of_weights for penalty in self.penalties if isinstance(penalty, WeightPenalty)]
@@ -209,7 +209,7 @@ def make_step(model, losses, optimizer, device, *, lr, penalties=(), gradient="s
     where they have none of their own. `joint` tells whether a step has batches of several tasks. Raises UserError for
     what only such steps can have, and for CUDA graphs without CUDA.
     """
-    weights, gradient_of = made(task_weights, TASK_WEIGHTS, tuple(losses)).to(device), made(gradient, GRADIENTS)
+    weights, gradient_of = build(task_weights, TASK_WEIGHTS, tuple(losses)).to(device), build(gradient, GRADIENTS)
     if gradient_of.per_task and not joint:
         raise UserError(NOTHING_TO_COMBINE.format(gradient))
     if not (joint or weights.alike):

@@ -1,7 +1,8 @@
 """The table of contents of the techniques: one technique a file, one dict a seam.
 
-Scripts look a name up here and nowhere else; on the command line a technique is named by a spec such as
-`layerwise:decay=0.85`, the keys being the keyword arguments of its function:
+Scripts look a name up here and nowhere else. Each dict holds {name: Technique} (extensions/technique.py), the records
+that the files make; `make` of a record is the function or class behind it. On the command line a technique is named by
+a spec such as `layerwise:decay=0.85` (extensions/specs.py), the keys being the keyword arguments of its function:
 
     NORMS              fn(bert, ...)                    changes a loaded encoder in place: its normalisation,
     FFNS               the same                         its feed-forward,
@@ -9,12 +10,12 @@ Scripts look a name up here and nowhere else; on the command line a technique is
     POSITIONS          the same                         how it knows positions,
     ADAPT              the same                         and all else, in the order of the flags
     POOLING            cls(bert)(output, mask)          the encoding (B, C) of a sequence
-    PAIR_FEATURES      fn(u, v)                         what a head reads of two encodings (B, C)
+    PAIR_FEATURES      fn(u, v)                         what a head reads of two encodings (B, C); no Technique
     HEADS              fn(in, hidden, out, dropout)     from an encoding to a task's logits
-    OUTPUTS            cls(in, out)                     in place of a head's last layer, where a loss needs it
+    OUTPUTS            cls(in, out)                     in place of a head's last layer, for some losses; no Technique
     PARAMETER_GROUPS   fn(model, lr, weight_decay, ...) which parameters share learning rate and weight decay
-    TASK_LOSSES        fn(forward) -> loss              of a ForwardPass: extensions/forward.py
-    PENALTIES          fn(forward) -> loss              a regularizer; forward.loss is the task's loss function
+    TASK_LOSSES        fn(forward, ...) -> loss         of a ForwardPass: extensions/forward.py
+    PENALTIES          the same                         a regularizer; forward.loss is the task's loss function
                        or a Penalty                     with state, or of the weights: penalties/_penalty.py
     TASK_WEIGHTS       cls(tasks)(losses) -> losses     how much each task's loss counts
     GRADIENTS          cls().backward(losses, params)   adds up .grad of {task: loss}, `combine` combines the tasks'

@@ -1,10 +1,17 @@
 """What a spec `NAME[:KEY=VALUE,...]` on the command line names."""
 
+import difflib
 import inspect
 import math
+import re
 from functools import partial
 
-from files.errors import nearest
+from extensions.technique import WITH_FLAGS
+
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+# What people look for among techniques and options, and which flag it is here.
+FLAGS = {"ema": "--ema 0.995", "swa": "--ema 0.995", "learning_rate": "--lr", "lr": "--lr",
+         **{name: f"--{name}" for name in WITH_FLAGS}}
 
 
 def parse_value(text):
@@ -19,59 +26,112 @@ def parse_value(text):
     return text
 
 
-def from_spec(spec, table):
-    """Return the technique that `NAME[:KEY=VALUE,...]` names in `table`, with its options bound.
+def name_of(spec):
+    """Return the name in a spec."""
+    return spec.partition(":")[0]
 
-    Raises ValueError naming what would be valid, and what is nearest, for an unknown name or key, a key that is there
-    twice, and a value of another kind than the default: a number must be finite, and must not be below 0. A technique's
-    `bounds`, {key: (least, most)}, tell what else its numbers must be; nothing else looks at them.
-    """
-    name, _, options = spec.partition(":")
+
+def quoted(spec):
+    """Return a spec as an error shows it: as it is, or in quotes where it has unusual characters."""
+    return spec if re.fullmatch(r"[\w.:=,+-]+", spec, re.ASCII) else repr(spec)
+
+
+def meant(word, words, likely):
+    """Return "; did you mean ...?" with what is like `word` in letters or, by `likely`, in meaning; ";" for nothing."""
+    def letters(text):
+        return re.sub(r"[^a-z0-9]", "", text.lower())
+
+    known = {letters(text): word for text, word in ({**FLAGS, **likely} | {word: word for word in words}).items()}
+    near = [letters(word)] if letters(word) in known else difflib.get_close_matches(letters(word), known, n=2)
+    return f"; did you mean {' or '.join(dict.fromkeys(known[text] for text in near))}?" if near else ";"
+
+
+def technique_of(spec, table):
+    """Return the record of the technique that a spec names in `table`. Raises ValueError for an unknown name."""
+    name = name_of(spec)
     if name not in table:
-        raise ValueError(f"{spec!r}: no {name!r}; choose one of {', '.join(table)}{nearest(name, table)}")
-    parameters = inspect.signature(table[name]).parameters.values()
-    # These have flags of their own.
-    defaults = {p.name: p.default for p in parameters
-                if p.default is not p.empty and p.name not in ("weight_decay", "seed", "epochs")}
-    valid = ", ".join(f"{key} (default {default})" for key, default in defaults.items()) or "no options"
-    values = {}
-    for option in filter(None, options.split(",")):
-        key, _, text = option.partition("=")
-        if key not in defaults or key in values:
-            again = " once" if key in values else ""
-            raise ValueError(f"{spec!r}: {name} takes {valid}{again}{nearest(key, set(defaults) - set(values))}")
-        value, kind = parse_value(text), type(defaults[key])
-        if kind is str and isinstance(value, float):
-            value = text  # inf is a word there, as of a norm, and a list of rates may have one
-        if text == "" or not (type(value) is kind or (kind, type(value)) == (float, int)):
-            raise ValueError(f"{spec!r}: {name} takes {valid}, and {text!r} is no value of that kind")
-        if kind in (int, float) and not 0 <= value < math.inf:
-            raise ValueError(f"{spec!r}: {key} must be a finite number of at least 0")
-        least, most = getattr(table[name], "bounds", {}).get(key, (value, value))
-        if not least <= value <= most:
-            raise ValueError(f"{spec!r}: {key} must be " + (
-                f"from {least} to {most}" if most < math.inf else f"at least {least}"))
-        values[key] = value
-    return partial(table[name], **values)
+        also = {other: key for key, technique in table.items() for other in technique.aka}
+        raise ValueError(f"{quoted(spec)}: no {name!r}{meant(name, table, also)} choose one of {', '.join(table)}")
+    return table[name]
 
 
-def require_effect(spec, table):
-    """Raise ValueError for a spec that `from_spec` refuses, and for one of which a part does nothing.
+def problem(technique, key, text, default):
+    """Return (the value of an option as written, what is wrong with it or None)."""
+    value, kind = parse_value(text), type(default)
+    if kind is str and isinstance(value, float):
+        value = text  # inf is a word there, as of a norm
+    valid = technique.valid.get(key)
+    if text == "" or not (type(value) is kind or (kind, type(value)) == (float, int)):
+        return value, f"must be {valid if valid and kind is str else KINDS[kind]}, not {text!r}"
+    if kind in (int, float) and not 0 <= value < math.inf:
+        return value, "must be a finite number of at least 0"
+    return value, None if valid is None or value in valid else f"must be {valid}"
 
-    A technique's `only_with`, {key: "OTHER=VALUE" or "OTHER"}, tells which keys mean nothing unless another has that
-    value, or any but none and 0. This is for what a user writes: the specs of a checkpoint are taken as they are.
+
+def options_of(spec, table):
+    """Return the options of a spec, {key: value}, as far as they are written there.
+
+    Raises ValueError naming what would be valid, and what is probably meant, for an unknown name or key, a key that is
+    there twice, a value of another kind than the default or that the technique refuses, and values that contradict each
+    other.
     """
-    technique = from_spec(spec, table)
-    options = {name: p.default for name, p in inspect.signature(technique).parameters.items()}  # those bound included
-    defaults = inspect.signature(technique.func).parameters
-    for key, other in getattr(technique.func, "only_with", {}).items():
-        needed, _, text = other.partition("=")
-        idle = options[needed] != parse_value(text) if text else options[needed] in ("none", 0)
-        if idle and options[key] != defaults[key].default:
-            raise ValueError(f"{spec!r}: {key} does nothing without {other}")
+    technique, options = technique_of(spec, table), {}
+    defaults = technique.defaults()
+    for option in filter(None, spec.partition(":")[2].split(",")):
+        key, _, text = option.partition("=")
+        if key in options:
+            raise ValueError(f"{quoted(spec)}: {key} is there twice")
+        if key not in defaults:
+            takes = ", ".join(f"{key} (default {default})" for key, default in defaults.items()) or "no options"
+            raise ValueError(f"{quoted(spec)}: no option {key!r}{meant(key, defaults, technique.likely)} "
+                             f"{name_of(spec)} takes {takes}")
+        options[key], wrong = problem(technique, key, text, defaults[key])
+        if wrong:
+            raise ValueError(f"{quoted(spec)}: {key} {wrong}")
+    if technique.check:
+        with_spec(spec, technique.check, **{**defaults, **options})
+    return options
 
 
-def made(spec, table, *args):
+def complete_options(spec, table):
+    """Return {option: value} of all options of the technique that a spec names, those that it leaves out by default."""
+    return {**technique_of(spec, table).defaults(), **options_of(spec, table)}
+
+
+def with_spec(spec, check, *args, **options):
+    """Carry out a technique's check; its ValueError gets the spec as a prefix."""
+    try:
+        check(*args, **options)
+    except ValueError as error:
+        raise ValueError(f"{quoted(spec)}: {error}") from error
+
+
+def from_spec(spec, table):
+    """Return what is behind the technique that a spec names in `table`, with its options bound; see `options_of`."""
+    return partial(technique_of(spec, table).make, **options_of(spec, table))
+
+
+def build(spec, table, *args):
     """Return the technique that `spec` names: of a class an object, made with `args`; of a function, itself."""
     technique = from_spec(spec, table)
     return technique(*args) if inspect.isclass(technique.func) else technique
+
+
+def require_effect(spec, table):
+    """Raise ValueError for a spec that `options_of` refuses, and for one of which a part does nothing.
+
+    This is for what a user writes: the specs of a checkpoint are taken as they are.
+    """
+    technique, options = technique_of(spec, table), complete_options(spec, table)
+    for key, other in technique.only_with.items():
+        needed, _, text = other.partition("=")
+        idle = options[needed] != parse_value(text) if text else options[needed] in ("none", 0)
+        if idle and options[key] != technique.defaults()[key]:
+            raise ValueError(f"{quoted(spec)}: {key} does nothing without {other}")
+
+
+def require_run(spec, table, tasks, epochs):
+    """Raise ValueError where the technique that `spec` names cannot serve a run of these tasks, names, and epochs."""
+    technique = technique_of(spec, table)
+    if technique.check_run:
+        with_spec(spec, technique.check_run, tasks, epochs, **complete_options(spec, table))

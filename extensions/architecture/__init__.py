@@ -1,20 +1,20 @@
-"""."""
+"""--norm, --ffn, --attention, --positions; --adapt, what an encoder computes: `fn(bert, **options)`, in place."""
 
-from extensions.architecture.as_loaded import as_loaded
-from extensions.architecture.attention_heads import gqa, mha, mqa
-from extensions.architecture.extra_attention import extra_attention
-from extensions.architecture.extra_layers import extra_layers
-from extensions.architecture.glu import geglu, gelu, swiglu
-from extensions.architecture.layer_drop import layer_drop, remove_layers
-from extensions.architecture.pals import pals
-from extensions.architecture.positions import alibi, relative
-from extensions.architecture.rmsnorm import rmsnorm
-from extensions.architecture.rotary import rotary
-from extensions.architecture.task_layers import task_layers
+from extensions.architecture.as_loaded import ABSOLUTE, LAYERNORM
+from extensions.architecture.attention_heads import GQA, MHA, MQA
+from extensions.architecture.extra_attention import EXTRA_ATTENTION
+from extensions.architecture.extra_layers import EXTRA_LAYERS
+from extensions.architecture.glu import GEGLU, GELU, SWIGLU
+from extensions.architecture.layer_drop import LAYER_DROP, REMOVE_LAYERS
+from extensions.architecture.pals import PALS
+from extensions.architecture.positions import ALIBI, RELATIVE
+from extensions.architecture.rmsnorm import RMSNORM
+from extensions.architecture.rotary import ROTARY
+from extensions.architecture.task_layers import TASK_LAYERS
+from extensions.technique import by_name
 
-NORMS = {"layernorm": as_loaded, "rmsnorm": rmsnorm}
-FFNS = {"gelu": gelu, "geglu": geglu, "swiglu": swiglu}
-ATTENTIONS = {"mha": mha, "mqa": mqa, "gqa": gqa}
-POSITIONS = {"absolute": as_loaded, "relative": relative, "rotary": rotary, "alibi": alibi}
-ADDITIONS = {"pals": pals, "task-layers": task_layers, "extra-attention": extra_attention, "extra-layers": extra_layers,
-             "layer-drop": layer_drop, "remove-layers": remove_layers}
+NORMS = by_name(LAYERNORM, RMSNORM)
+FFNS = by_name(GELU, GEGLU, SWIGLU)
+ATTENTIONS = by_name(MHA, MQA, GQA)
+POSITIONS = by_name(ABSOLUTE, RELATIVE, ROTARY, ALIBI)
+ADDITIONS = by_name(PALS, TASK_LAYERS, EXTRA_ATTENTION, EXTRA_LAYERS, LAYER_DROP, REMOVE_LAYERS)

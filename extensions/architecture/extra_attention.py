@@ -1,10 +1,10 @@
 """Attention layers over the encoder's output (Peng, Yuan and Wang 2024)."""
 
-import math
 
 import torch.nn as nn
 
 from bert import BertSelfAttention
+from extensions.technique import Range, Technique
 
 
 class ExtraAttention(nn.Module):
@@ -32,4 +32,8 @@ def extra_attention(bert, layers=1):
         bert.bert_layers.append(layer)
 
 
-extra_attention.bounds = {"layers": (1, math.inf)}
+EXTRA_ATTENTION = Technique(
+    "extra-attention", extra_attention, paper="Peng, Yuan and Wang 2024",
+    does="Attention layers over the encoder's output, which change nothing at first.",
+    use="With many rows. No clear effect on a tenth of the rows.",
+    aka=("attention-layer",), likely={"n": "layers"}, valid={"layers": Range(1)})

@@ -1,12 +1,12 @@
 """Whole layers over those that were loaded, which change nothing until they are trained."""
 
 import copy
-import math
 
 import torch
 import torch.nn as nn
 
 from bert import BertLayer
+from extensions.technique import OneOf, Range, Technique
 
 
 class GatedLayer(nn.Module):
@@ -42,11 +42,9 @@ def extra_layers(bert, n=1, start="copy"):
     """Append `n` layers to the encoder, each behind a gate that is closed at first.
 
     start=copy: their parts are copies of the top layer's, with what techniques named before have made of them;
-    start=fresh: with newly drawn weights. They are trained whole, in a frozen encoder too. Raises ValueError for
-    another `start`. The copies of a layer per task are those of the last task's, and what PALs add is not copied.
+    start=fresh: with newly drawn weights. They are trained whole, in a frozen encoder too. The copies of a layer per
+    task are those of the last task's, and what PALs add is not copied.
     """
-    if start not in ("copy", "fresh"):
-        raise ValueError(f"start={start}: choose copy or fresh")
     top = [module for module in bert.bert_layers.modules() if isinstance(module, BertLayer)][-1]
     for _ in range(n):
         layer = plain_copy(top)
@@ -55,4 +53,9 @@ def extra_layers(bert, n=1, start="copy"):
         bert.bert_layers.append(GatedLayer(layer).train(top.training))
 
 
-extra_layers.bounds = {"n": (1, math.inf)}
+EXTRA_LAYERS = Technique(
+    "extra-layers", extra_layers, paper="Bachlechner et al. 2020, arxiv.org/abs/2003.04887",
+    does="Whole layers over the loaded ones, behind a gate that is closed at first.",
+    use="With many rows. No clear effect on a tenth of the rows.",
+    aka=("rezero", "more-layers"), likely={"layers": "n", "init": "start"},
+    valid={"n": Range(1), "start": OneOf(("copy", "fresh"))})

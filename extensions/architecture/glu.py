@@ -7,6 +7,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from extensions.technique import Technique
+
 SIGMOID_SLOPE = 1.702  # gelu(x) ≈ x sigmoid(1.702 x) (Hendrycks and Gimpel 2016, section 2)
 
 
@@ -93,3 +95,21 @@ def swiglu(bert, width=0):
     8 % (cosine 0.997). Paper and width as for `geglu`.
     """
     gate_feed_forwards(bert, width, F.silu, SIGMOID_SLOPE, 1 / SIGMOID_SLOPE)
+
+
+LIKELY = {"size": "width", "intermediate_size": "width", "hidden": "width", "dim": "width"}
+GELU = Technique(
+    "gelu", gelu, paper="Hendrycks and Gimpel 2016, arxiv.org/abs/1606.08415",
+    does="BERT's feed-forward; with width=N its N neurons of the largest outgoing weights.",
+    use="The default. Half the width is faster and cost .034 on a tenth of the rows (.657).",
+    aka=("ffn", "default"), likely=LIKELY)
+GEGLU = Technique(
+    "geglu", geglu, paper="Shazeer 2020, arxiv.org/abs/2002.05202",
+    does="A gated feed-forward that starts as the pretrained function.",
+    use="To compare architectures. No clear effect on a tenth of the rows; 1.4 times the step.",
+    aka=("glu", "gated"), likely=LIKELY)
+SWIGLU = Technique(
+    "swiglu", swiglu, paper="Shazeer 2020, arxiv.org/abs/2002.05202",
+    does="A feed-forward gated by SiLU that starts near the pretrained function.",
+    use="To compare architectures. No clear effect on a tenth of the rows or on all (one seed each).",
+    aka=("silu", "swish"), likely=LIKELY)

@@ -3,12 +3,12 @@
 https://arxiv.org/abs/1902.02671. Legend:  B batch · T tokens · C hidden size · S size of the projection · H heads
 """
 
-import math
 
 import torch.nn as nn
 import torch.nn.functional as F
 
 from bert import BertLayer
+from extensions.technique import Range, Technique
 from tasks import COURSE_TASKS
 
 
@@ -61,16 +61,13 @@ def pals(bert, size=0, heads=12):
     h). V_E (S, C) and V_D (C, S) are a task's own and the same in all layers; the attention is a task's and a layer's
     own. V_D = 0 at the start (the paper: small random numbers), so that training starts from the pretrained function.
     There are no biases and no GELU after V_D, which the authors' code has. The paper's schedule is `--schedule
-    annealed`. Raises ValueError when `heads` does not divide `size`, or when another technique has replaced or appended
-    layers.
+    annealed`. Raises ValueError when another technique has replaced or appended layers.
     """
     if not all(type(layer) is BertLayer for layer in bert.bert_layers):
         raise ValueError("not all layers are plain layers any more: name pals before what appends layers, and not with "
                          "what replaces them")
     C, tasks = bert.config.hidden_size, getattr(bert, "tasks", COURSE_TASKS)
     size = size or max(1, round(204 / 768 * C / heads)) * heads
-    if size % heads:
-        raise ValueError(f"size {size} must be a multiple of heads {heads}")
     bert.projections = nn.ModuleDict({task: nn.ModuleDict({
         "encode": nn.Linear(C, size, bias=False), "decode": nn.Linear(size, C, bias=False)}) for task in tasks})
     for i, layer in enumerate(bert.bert_layers):
@@ -84,4 +81,15 @@ def pals(bert, size=0, heads=12):
     bert.takes_task = True
 
 
-pals.bounds = {"heads": (1, math.inf)}
+def require_whole_heads(size, heads):
+    """Raise ValueError when `heads` does not divide `size`."""
+    if size % heads:
+        raise ValueError(f"size {size} must be a multiple of heads {heads}")
+
+
+PALS = Technique(
+    "pals", pals, paper="Stickland and Murray 2019, arxiv.org/abs/1902.02671",
+    does="A little attention of its own for each task beside every layer.",
+    use="With several tasks and all rows: +.004 there (one seed), no clear effect on a tenth.",
+    aka=("pal", "projected-attention"), likely={"dim": "size", "num_heads": "heads", "hidden": "size"},
+    valid={"heads": Range(1)}, check=require_whole_heads)

@@ -4,6 +4,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from extensions.encoder import replace_modules
+from extensions.technique import Technique
 
 
 class RMSNorm(nn.LayerNorm):
@@ -40,3 +41,10 @@ def rmsnorm(bert, recentre=False, bias=True, embedding=True):
     replace_modules(
         bert, lambda name, child: type(child) is nn.LayerNorm and (embedding or name != "embed_layer_norm"),
         lambda norm: RMSNorm(norm, recentre, bias))
+
+
+RMSNORM = Technique(
+    "rmsnorm", rmsnorm, paper="Zhang and Sennrich 2019, arxiv.org/abs/1910.07467",
+    does="Divides by the root mean square instead of centring and dividing by the deviation.",
+    use="To compare architectures. No clear effect on a tenth of the rows; bias=false hurt (.633).",
+    aka=("rms", "rms-norm"), likely={"recenter": "recentre", "center": "recentre", "embeddings": "embedding"})

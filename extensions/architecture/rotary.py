@@ -3,13 +3,13 @@
 Legend of the shape comments:  B batch · T tokens · H heads · D features of a head
 """
 
-import math
 
 import torch
 
 from bert import BertSelfAttention
 from extensions.architecture.positions import drop_absolute
 from extensions.encoder import overlay
+from extensions.technique import Range, Technique
 
 
 class RotarySelfAttention(BertSelfAttention):
@@ -47,4 +47,8 @@ def rotary(bert, base=10000.0, keep=False):
         drop_absolute(bert)
 
 
-rotary.bounds = {"base": (1, math.inf)}
+ROTARY = Technique(
+    "rotary", rotary, paper="Su et al. 2021, arxiv.org/abs/2104.09864",
+    does="Turns queries and keys by their positions; no learned positions.",
+    use="To compare architectures. It hurt much on a tenth of the rows (.577, base .691).",
+    aka=("rope",), valid={"base": Range(1)}, likely={"theta": "base", "rope_theta": "base"})

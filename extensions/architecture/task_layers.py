@@ -8,6 +8,7 @@ import copy
 import torch.nn as nn
 
 from bert import BertLayer
+from extensions.technique import Range, Technique
 from tasks import COURSE_TASKS
 
 
@@ -40,3 +41,10 @@ def task_layers(bert, top=1):
                              "not with what replaces them")
         bert.bert_layers[i] = TaskLayer(bert.bert_layers[i], getattr(bert, "tasks", COURSE_TASKS))
     bert.takes_task = True
+
+
+TASK_LAYERS = Technique(
+    "task-layers", task_layers, paper="Liu et al. 2019, arxiv.org/abs/1901.11504",
+    does="The top layers once for every task, over layers that all share.",
+    use="With several tasks and all rows: +.003 there (one seed), no clear effect on a tenth.",
+    aka=("mt-dnn", "task-specific"), likely={"n": "top", "layers": "top"}, valid={"top": Range(1)})

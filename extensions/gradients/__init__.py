@@ -1,8 +1,9 @@
-"""."""
+"""--gradient: of `cls(**options)`, `backward(losses, params)` adds up .grad of {task: loss}, `finish` combines."""
 
-from extensions.gradients.cagrad import CAGrad
-from extensions.gradients.gradient_sum import GradientSum
-from extensions.gradients.gradvac import GradVac
-from extensions.gradients.pcgrad import PCGrad
+from extensions.gradients.cagrad import CAGRAD
+from extensions.gradients.gradient_sum import GRADIENT_SUM
+from extensions.gradients.gradvac import GRADVAC
+from extensions.gradients.pcgrad import PCGRAD
+from extensions.technique import by_name
 
-GRADIENTS = {"sum": GradientSum, "pcgrad": PCGrad, "gradvac": GradVac, "cagrad": CAGrad}
+GRADIENTS = by_name(GRADIENT_SUM, PCGRAD, GRADVAC, CAGRAD)

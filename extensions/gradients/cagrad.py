@@ -3,7 +3,7 @@
 import torch
 
 from extensions.gradients._task_gradients import TaskGradients
-from files.errors import UserError
+from extensions.technique import Range, Technique
 
 ITERATIONS = 20  # one is enough for two tasks, about five are for three
 
@@ -23,8 +23,6 @@ class CAGrad(TaskGradients):
 
     def __init__(self, c=0.5):
         super().__init__()
-        if not 0 <= c < 1:
-            raise UserError(f"--gradient cagrad:c={c}: give 0 (the plain sum) to less than 1")
         self.c = c
 
     def weights(self, gram, order):
@@ -62,3 +60,10 @@ def worst_mixture(gram, radius):
         best = F.argmin(dim=0, keepdim=True)  # (1,)
         w = (w + (t[best, None] * pairs[best])[0]).clamp(min=0)
     return w
+
+
+CAGRAD = Technique(
+    "cagrad", CAGrad, paper="Liu et al. 2021, arxiv.org/abs/2110.14048",
+    does="The step near the mean gradient that is best for the task which it helps least.",
+    use="The one of these to try first: +.004 over the sum on a tenth of the rows, within the noise.",
+    aka=("conflict-averse",), likely={"alpha": "c", "radius": "c"}, valid={"c": Range(below=1)}, per_task=True)

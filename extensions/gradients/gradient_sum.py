@@ -1,5 +1,7 @@
 """The plain gradient of multitask learning: that of the summed losses (Bi et al. 2022)."""
 
+from extensions.technique import Technique
+
 
 class GradientSum:
     """Add the gradient of sum(losses.values()) to the `.grad` of the parameters; the engine sums over processes."""
@@ -23,3 +25,9 @@ class GradientSum:
 
     def load_state_dict(self, state):
         """Do nothing."""
+
+
+GRADIENT_SUM = Technique(
+    "sum", GradientSum, paper="Bi et al. 2022",
+    does="The gradient of the summed losses.", use="The default, and the one to compare the others with.",
+    aka=("plain", "none", "mean", "average"))

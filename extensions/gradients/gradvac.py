@@ -3,6 +3,7 @@
 import torch
 
 from extensions.gradients._task_gradients import TaskGradients
+from extensions.technique import Range, Technique
 
 
 class GradVac(TaskGradients):
@@ -14,8 +15,6 @@ class GradVac(TaskGradients):
     (g_i' = g_i at first). https://arxiv.org/abs/2010.05874, equation 3 and algorithm 1. t_ij begins at 0, where this is
     PCGrad. The paper sets its targets for parts of a network as well; here there is one for all shared parameters.
     """
-
-    bounds = {"beta": (0, 1)}
 
     def __init__(self, beta=0.01):
         super().__init__()
@@ -54,3 +53,11 @@ class GradVac(TaskGradients):
     def load_state_dict(self, state):
         """Take up what `state_dict` returned."""
         self.targets = {pair: target.clone() for pair, target in state["targets"].items()}
+
+
+GRADVAC = Technique(
+    "gradvac", GradVac, paper="Wang et al. 2021, arxiv.org/abs/2010.05874",
+    does="Turns the tasks' gradients towards the cosine that they usually have.",
+    use="When tasks conflict (see the cosines in the log). No effect on a tenth of the rows (.000).",
+    aka=("gradient-vaccine", "vaccine"), likely={"decay": "beta", "momentum": "beta"}, valid={"beta": Range(0, 1)},
+    per_task=True)

@@ -3,6 +3,7 @@
 import torch
 
 from extensions.gradients._task_gradients import TaskGradients
+from extensions.technique import Technique
 
 
 class PCGrad(TaskGradients):
@@ -25,3 +26,10 @@ class PCGrad(TaskGradients):
             part = torch.where(conflict, inner / gram[j, j], torch.zeros_like(inner))
             coefficients[rows, j] -= part
         return coefficients.sum(dim=0)
+
+
+PCGRAD = Technique(
+    "pcgrad", PCGrad, paper="Yu et al. 2020, arxiv.org/abs/2001.06782",
+    does="Takes out of each task's gradient what opposes another task's.",
+    use="When tasks conflict (see the cosines in the log). No effect on a tenth of the rows (.000).",
+    aka=("gradient-surgery", "surgery"), per_task=True)

@@ -1,15 +1,15 @@
-"""--loss: a task's loss, `fn(forward)` of a ForwardPass; OUTPUTS: what a loss puts in place of a head's last layer."""
+"""--loss: a task's loss, `fn(forward, **options)` -> 0-dim; OUTPUTS, `cls(in, out)`: a head's last layer for some."""
 
-from extensions.losses.cosine import cosine, cosine_embedding
-from extensions.losses.focal import focal
-from extensions.losses.mnrl import mnrl
-from extensions.losses.one_versus_rest import PriorOutput, one_versus_rest
-from extensions.losses.ordinal import OrdinalOutput, ordinal
-from extensions.losses.pearson import pearson_loss
-from extensions.losses.simcse import supervised_simcse, unsupervised_simcse
-from extensions.losses.supervised import bce, ce, mse
+from extensions.losses.cosine import COSINE, COSINE_EMBEDDING
+from extensions.losses.focal import FOCAL
+from extensions.losses.mnrl import MNRL
+from extensions.losses.one_versus_rest import ONE_VERSUS_REST, PriorOutput
+from extensions.losses.ordinal import ORDINAL, OrdinalOutput
+from extensions.losses.pearson import PEARSON
+from extensions.losses.simcse import SIMCSE, SUPERVISED_SIMCSE
+from extensions.losses.supervised import BCE, CE, MSE
+from extensions.technique import by_name
 
-TASK_LOSSES = {"ce": ce, "ordinal": ordinal, "one-versus-rest": one_versus_rest, "focal": focal, "bce": bce, "mse": mse,
-               "cosine": cosine, "cosine-embedding": cosine_embedding, "pearson": pearson_loss, "mnrl": mnrl,
-               "simcse": unsupervised_simcse, "simcse-supervised": supervised_simcse}
+TASK_LOSSES = by_name(CE, ORDINAL, ONE_VERSUS_REST, FOCAL, BCE, MSE, COSINE, COSINE_EMBEDDING, PEARSON, MNRL, SIMCSE,
+                      SUPERVISED_SIMCSE)
 OUTPUTS = {"ordinal": OrdinalOutput, "prior": PriorOutput}

@@ -6,6 +6,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from extensions.technique import Technique
+
 
 class PriorOutput(nn.Linear):
     """A linear layer whose bias makes each of K classes as likely as one in K at first: -log(K - 1) (Lin et al. 2017).
@@ -35,5 +37,8 @@ def one_versus_rest(forward):
     return F.binary_cross_entropy_with_logits(forward.logits, targets)
 
 
-one_versus_rest.tasks, one_versus_rest.needs = ("sst",), {"output": "prior"}
-one_versus_rest.not_with = ("ordinal",)
+ONE_VERSUS_REST = Technique(
+    "one-versus-rest", one_versus_rest, paper='Rifkin and Klautau 2004, "In defense of one-vs-all classification"',
+    does="A binary classifier for each class; the most confident one decides.",
+    use="Rather not in short runs: it hurt on a tenth of SST (accuracy .332, cross-entropy .404).",
+    aka=("ovr", "one-vs-rest", "one-vs-all"), kinds=("classes",), needs={"output": "prior"}, not_with=("ordinal",))

@@ -2,6 +2,8 @@
 
 import torch
 
+from extensions.technique import Technique
+
 
 def pearson_loss(forward, weight=1.0):
     """Return 1 - r of one score a row, (B,), and real labels over the rows of the batch, times `weight`.
@@ -21,4 +23,8 @@ def pearson_loss(forward, weight=1.0):
     return weight * (1 - r) * spread
 
 
-pearson_loss.tasks, pearson_loss.of_batch = ("sts",), True
+PEARSON = Technique(
+    "pearson", pearson_loss, paper="Pearson 1895, Proceedings of the Royal Society 58",
+    does="1 minus the correlation of scores and labels over the batch, by which similarity is scored.",
+    use="Beside mse, with large batches. No clear effect on a tenth of the rows.",
+    aka=("correlation", "pearsonr"), kinds=("real",), compares_rows=True)

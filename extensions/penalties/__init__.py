@@ -1,12 +1,13 @@
-"""--penalty: a regularizer, `fn(forward)` of a ForwardPass, or a class of such objects (see Penalty)."""
+"""--penalty: a regularizer, `fn(forward, **options)` -> 0-dim, or a class of such objects: see Penalty."""
 
 from extensions.penalties._penalty import WeightPenalty, as_penalty
-from extensions.penalties.bregman import Bregman
-from extensions.penalties.fgm import fgm
-from extensions.penalties.l2sp import L2SP
-from extensions.penalties.rdrop import rdrop
-from extensions.penalties.smart import smart
+from extensions.penalties.bregman import BREGMAN
+from extensions.penalties.fgm import FGM
+from extensions.penalties.l2sp import L2_SP
+from extensions.penalties.rdrop import RDROP
+from extensions.penalties.smart import SMART
+from extensions.technique import by_name
 
-PENALTIES = {"rdrop": rdrop, "smart": smart, "bregman": Bregman, "fgm": fgm, "l2sp": L2SP}
+PENALTIES = by_name(RDROP, SMART, BREGMAN, FGM, L2_SP)
 
 __all__ = ["PENALTIES", "WeightPenalty", "as_penalty"]

@@ -6,6 +6,7 @@ import torch
 
 from extensions.penalties._divergence import smoothness
 from extensions.penalties._penalty import Penalty
+from extensions.technique import Range, Technique
 
 
 class Bregman(Penalty):
@@ -16,8 +17,6 @@ class Bregman(Penalty):
     says nothing of the teacher's dropout: here it has none, as its logits are a target. One pass without gradients a
     step, and the memory of a second model.
     """
-
-    bounds = {"beta": (0, 1)}
 
     def __init__(self, weight=1.0, beta=0.99):
         self.weight, self.beta = weight, beta
@@ -49,3 +48,11 @@ class Bregman(Penalty):
         """Take over the teacher's weights; the tensors stay where they are."""
         for name, p in self.averaged.items():
             p.copy_(state[name])
+
+
+BREGMAN = Technique(
+    "bregman", Bregman, paper="Jiang et al. 2020, section 3.2, arxiv.org/abs/1911.03437",
+    does="No step should change predictions much: stay near a slowly moving teacher.",
+    use="With smart, as in its paper. No clear effect on a tenth of the rows; 1.5 times the time.",
+    aka=("vbppo", "proximal", "mean-teacher"), likely={"mu": "weight", "momentum": "beta", "decay": "beta"},
+    valid={"beta": Range(0, 1)})

@@ -6,6 +6,7 @@ Legend of the shape comments:  B batch · T tokens · C hidden size
 import torch
 
 from extensions.penalties._perturbation import ascend, normalise, perturbed
+from extensions.technique import Technique
 
 
 def fgm(forward, weight=1.0, epsilon=1.0):
@@ -24,4 +25,8 @@ def fgm(forward, weight=1.0, epsilon=1.0):
         return weight * loss()
 
 
-fgm.reads_texts = True  # a frozen encoder must compute anew
+FGM = Technique(
+    "fgm", fgm, paper="Miyato, Dai and Goodfellow 2017, arxiv.org/abs/1605.07725",
+    does="Adds the loss under the change of the embeddings that raises it most.",
+    use="When a long run overfits. No clear effect on a tenth of the rows, for 2.7 times the time.",
+    aka=("fgsm", "adversarial-training"), likely={"eps": "epsilon", "lambda": "weight"}, reads_texts=True)

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from extensions.penalties._penalty import WeightPenalty
+from extensions.technique import Technique
 from extensions.tuning.parameter_groups import is_head
 
 
@@ -41,3 +42,10 @@ class L2SP(WeightPenalty):
         """Take over w⁰; the tensors stay where they are."""
         for name, w in self.pretrained.items():
             w.copy_(state[name])
+
+
+L2_SP = Technique(
+    "l2sp", L2SP, paper="Li, Grandvalet and Davoine 2018, arxiv.org/abs/1802.01483",
+    does="Weight decay towards the pretrained weights instead of 0.",
+    use="With --weight_decay 0, when fine-tuning forgets. No clear effect on a tenth of the rows.",
+    aka=("l2-sp", "l2", "weight-decay"), likely={"weight": "alpha", "lambda": "alpha"})

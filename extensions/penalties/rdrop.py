@@ -1,6 +1,7 @@
 """R-Drop: two passes with different dropout should agree (Liang et al. 2021, https://arxiv.org/abs/2106.14448)."""
 
 from extensions.penalties._divergence import divergence
+from extensions.technique import Technique
 
 
 def rdrop(forward, weight=1.0):
@@ -13,3 +14,10 @@ def rdrop(forward, weight=1.0):
     """
     second = forward.again()
     return forward.loss(second) + weight * divergence(forward.task, forward.logits, second.logits)
+
+
+RDROP = Technique(
+    "rdrop", rdrop, paper="Liang et al. 2021, arxiv.org/abs/2106.14448",
+    does="Two passes with different dropout masks should predict the same; both are trained.",
+    use="Try it first, for twice the time: +.003 to +.007 on all rows, no clear effect on a tenth.",
+    aka=("r-drop", "consistency"), likely={"alpha": "weight", "kl": "weight"})

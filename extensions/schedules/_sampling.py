@@ -1,11 +1,12 @@
 """What all schedules share: a number of batches of each task an epoch, taken from passes that go on over epochs."""
 
+
+
 import math
 
 import numpy as np
 
 from extensions.schedules._steps import Steps
-from files.errors import UserError
 
 
 class Schedule:
@@ -20,12 +21,6 @@ class Schedule:
     """
 
     joint = False
-    resizes = False  # whether it sets the tasks' batch sizes itself: --task_batch_size is refused then
-
-    @classmethod
-    def joint_with(cls, **options):
-        """Tell what `joint` is with these options of a spec."""
-        return cls.joint
 
     def __init__(self, loaders, seed=0, epochs=1):
         self.loaders = {task: loader for task, loader in loaders.items() if len(loader.dataset)}
@@ -101,11 +96,4 @@ def largest_remainder(weights, total):
     return counts
 
 
-def named_tasks(words, tasks, option):
-    """Return the list of tasks that `words`, such as para+sts, names; [] for "none". Raises UserError."""
-    names = [] if words == "none" else words.split("+")
-    for name in names:
-        if name not in tasks:
-            raise UserError(f"{option}={words}: there is no task {name!r} here; "
-                            f"join some of {', '.join(tasks)} by +, or say none")
-    return names
+

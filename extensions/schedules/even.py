@@ -4,6 +4,7 @@ import math
 
 from extensions.schedules._sampling import Rounds
 from extensions.schedules._steps import Steps
+from extensions.technique import Technique, always
 
 
 class Even(Rounds):
@@ -18,7 +19,7 @@ class Even(Rounds):
     costs what an epoch of `proportional` does: small tasks begin anew within it, large ones go on in the next.
     """
 
-    joint = resizes = True
+    joint = True
 
     def __init__(self, loaders, seed=0, epochs=1):
         super().__init__(loaders, seed, epochs)
@@ -29,3 +30,10 @@ class Even(Rounds):
 
     def __call__(self, epoch):
         return Steps(self.loaders, self.together(epoch), self.weights)
+
+
+EVEN = Technique(
+    "even", Even, paper="none",
+    does="Equal batches of every task a step, each task's loss weighted by its rows.",
+    use="For --gradient and --task_weights. Fewer updates an epoch: .672 on a tenth, base .691.",
+    aka=("uniform", "equal"), joint=always, resizes=always)

@@ -1,8 +1,9 @@
 """Round-robin: one batch of each task a step, or the tasks one after another in a fixed order."""
 
-from extensions.schedules._sampling import Rounds, named_tasks
+from extensions.schedules._sampling import Rounds
 from extensions.schedules._steps import Steps
-from files.errors import UserError
+from extensions.technique import Joined, OneOf, Technique, words_of
+from tasks import TASKS
 
 
 class RoundRobin(Rounds):
@@ -19,22 +20,11 @@ class RoundRobin(Rounds):
     in which their order means nothing.
     """
 
-    only_with = {"batch_size": "end=balanced"}
-
-    @classmethod
-    def joint_with(cls, order="none", **options):
-        """Tell what `joint` is with these options of a spec."""
-        return order == "none"
-
-    def __init__(self, loaders, seed=0, epochs=1, end="shortest", order="none", batch_size=64):
+    def __init__(self, loaders, seed=0, epochs=1, end="longest", order="none", batch_size=64):
         super().__init__(loaders, seed, epochs)
-        if end not in ("shortest", "longest", "balanced"):
-            raise UserError(f"--schedule round-robin:end={end}: choose shortest, longest or balanced")
-        self.order = named_tasks(order, self.loaders, "--schedule round-robin:order")
-        if self.order and sorted(self.order) != sorted(self.loaders):
-            raise UserError(f"--schedule round-robin:order={order}: name each of {', '.join(self.loaders)} once")
+        self.order = [task for task in words_of(order) if task in self.loaders]
         self.rounds = (min if end == "shortest" else max)(self.lengths.values(), default=0)
-        self.joint, self.resizes = self.joint_with(order=order), end == "balanced"
+        self.joint = order == "none"
         if end == "balanced" and self.loaders:
             self.rounds = self.balance(batch_size)
 
@@ -50,3 +40,19 @@ class RoundRobin(Rounds):
     def __call__(self, epoch):
         rounds = self.together(epoch)
         return Steps(self.loaders, [{task: one[task]} for one in rounds for task in self.order] or rounds)
+
+
+def require_each_task_once(tasks, epochs, order, **options):
+    """Raise ValueError for an order that does not name each of the tasks once."""
+    if order != "none" and sorted(words_of(order)) != sorted(tasks):
+        raise ValueError(f"order={order}: name each of {', '.join(tasks)} once")
+
+
+ROUND_ROBIN = Technique(
+    "round-robin", RoundRobin, paper="Bi et al. 2022; Cai 2023; Peng, Yuan and Wang 2024",
+    does="One batch of every task a step; with order=, one task a step, in turn.",
+    use="For --gradient and --task_weights. Compare runs of equal length: shortest has few updates.",
+    aka=("roundrobin", "alternate", "cyclic"), likely={"stop": "end", "until": "end"},
+    valid={"end": OneOf(("shortest", "longest", "balanced")), "order": Joined(TASKS, ("none",))},
+    only_with={"batch_size": "end=balanced"}, check_run=require_each_task_once,
+    joint=lambda order, **options: order == "none", resizes=lambda end, **options: end == "balanced")

@@ -1,11 +1,12 @@
-"""--task_weights: how much each task's loss counts, a TaskWeights: `cls(tasks)(losses)` -> {task: loss}."""
+"""--task_weights: how much each task's loss counts, a TaskWeights: `cls(tasks, **options)(losses)` -> {task: loss}."""
 
 from extensions.task_weights._task_weights import TaskWeights
-from extensions.task_weights.dynamic_average import DynamicAverage
-from extensions.task_weights.fixed import FixedWeights
-from extensions.task_weights.loss_scale import LossScale
-from extensions.task_weights.uncertainty import Uncertainty
+from extensions.task_weights.dynamic_average import DYNAMIC_AVERAGE
+from extensions.task_weights.fixed import FIXED
+from extensions.task_weights.loss_scale import LOSS_SCALE
+from extensions.task_weights.uncertainty import UNCERTAINTY
+from extensions.technique import by_name
 
-TASK_WEIGHTS = {"fixed": FixedWeights, "uncertainty": Uncertainty, "loss-scale": LossScale, "dwa": DynamicAverage}
+TASK_WEIGHTS = by_name(FIXED, UNCERTAINTY, LOSS_SCALE, DYNAMIC_AVERAGE)
 
 __all__ = ["TASK_WEIGHTS", "TaskWeights"]

@@ -5,10 +5,9 @@ Legend:  C hidden size · m size of the bottleneck
 
 import torch.nn as nn
 
-from extensions.encoder import chosen_layers, freeze, overlaid, replace_modules
+from extensions.encoder import chosen_layers, freeze, overlay, replace_modules
 from extensions.heads.heads import ACTIVATIONS
-
-STYLES = ("houlsby", "pfeiffer")
+from extensions.technique import Layers, OneOf, Range, Technique
 
 
 class Bottleneck(nn.Module):
@@ -55,11 +54,8 @@ def adapters(bert, style="houlsby", size=64, activation="gelu", layers="all"):
     has made of it, which is applied once more after the adapter (the configuration of that name in AdapterHub, with
     activation=relu and size=C/16); the norms stay frozen. Houlsby et al. try sizes 8, 64 and 256. Where their W_down
     and W_up are of 0.001, here W_down is drawn as BERT's weights and W_up is 0: nothing changes until training.
-    Raises ValueError for another style, size or activation, and where another technique has replaced the place.
+    Raises ValueError where another technique has replaced the place.
     """
-    if style not in STYLES or activation not in ACTIVATIONS or size < 1:
-        raise ValueError(f"style={style},size={size},activation={activation}: choose a style of {', '.join(STYLES)}, a "
-                         f"size of at least 1 and an activation of {', '.join(ACTIVATIONS)}")
     chosen = {str(i) for i in chosen_layers(bert, layers)}
     freeze(bert)
 
@@ -84,8 +80,15 @@ def adapters(bert, style="houlsby", size=64, activation="gelu", layers="all"):
     if not norms or any(isinstance(norm, AdapterNorm) for norm in norms):
         raise ValueError("these layers have no feed-forward, or an adapter after it already")
     for norm in norms:
-        norm.__class__ = overlaid(type(norm), AdapterNorm)
-        norm.adapter = Bottleneck(bert, size, activation)
+        overlay(norm, AdapterNorm, adapter=Bottleneck(bert, size, activation))
 
 
-adapters.freezes = True  # what was loaded: its default learning rate is that of a frozen encoder
+ADAPTERS = Technique(
+    "adapters", adapters, paper="Houlsby et al. 2019, arxiv.org/abs/1902.00751; Pfeiffer et al. 2020, 2005.00247",
+    does="Freezes the encoder; each layer gets a small network with a residual connection.",
+    use="To train few weights: style=houlsby scored as full tuning on a tenth of the rows.",
+    aka=("adapter", "bottleneck", "houlsby", "pfeiffer"), freezes=True,
+    likely={"bottleneck": "size", "bottleneck_size": "size", "adapter_size": "size", "dim": "size", "m": "size",
+            "reduction_factor": "size", "non_linearity": "activation", "type": "style"},
+    valid={"style": OneOf(("houlsby", "pfeiffer")), "size": Range(1), "activation": OneOf(ACTIVATIONS),
+           "layers": Layers()})

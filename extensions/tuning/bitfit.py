@@ -1,6 +1,7 @@
 """BitFit: tune the biases alone (Ben Zaken, Goldberg and Ravfogel 2022, https://arxiv.org/abs/2106.10199)."""
 
 from extensions.encoder import freeze
+from extensions.technique import Joined, Technique
 
 # A word for a bias of a layer -> the part that has it; the paper's b_q, b_k, b_v, b_m1, b_LN1, b_m2, b_m3, b_LN2.
 PARTS = {"query": "query", "key": "key", "value": "value", "attention": "attention_dense",
@@ -13,13 +14,10 @@ def bitfit(bert, targets="all"):
 
     `targets` is all, or words of PARTS joined by +; `query+intermediate` is the paper's half-sized choice. The bias of
     the pooler is tuned in any case, as in the authors' code, that of the embeddings' norm with all. The paper's
-    learning rates are 1e-4 to 1e-3. It is the same function to begin with. Raises ValueError for another word, for one
-    of which no bias is left, or beside diff pruning.
+    learning rates are 1e-4 to 1e-3. It is the same function to begin with. Raises ValueError for a word of which no
+    bias is left, or beside diff pruning.
     """
-    words = targets.split("+")
-    if targets != "all" and not set(words) <= set(PARTS):
-        raise ValueError(f"targets={targets}: choose all, or some of {', '.join(PARTS)}, joined by +")
-    parts = [""] if targets == "all" else [f".{PARTS[word]}" for word in words]
+    parts = [""] if targets == "all" else [f".{PARTS[word]}" for word in targets.split("+")]
     biases = []
     for part in parts:
         # Also within a module of that name, as gated feed-forwards have them.
@@ -35,4 +33,9 @@ def bitfit(bert, targets="all"):
     bert.pooler_dense.bias.requires_grad_()
 
 
-bitfit.freezes = True  # what was loaded: its default learning rate is that of a frozen encoder
+BITFIT = Technique(
+    "bitfit", bitfit, paper="Ben Zaken, Goldberg and Ravfogel 2022, arxiv.org/abs/2106.10199",
+    does="Freezes the encoder but for its biases.",
+    use="To train few weights and add none, in long runs. Far below full tuning in 324 steps (.625).",
+    aka=("bias", "biases", "bias-only"), likely={"biases": "targets", "parts": "targets", "terms": "targets"},
+    valid={"targets": Joined(PARTS, ("all",))}, freezes=True)

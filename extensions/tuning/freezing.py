@@ -3,21 +3,19 @@
 Gradual unfreezing is ULMFiT's (Howard and Ruder 2018, https://arxiv.org/abs/1801.06146, section 3.3).
 """
 
-import math
 
 from extensions.encoder import EncoderTechnique, attach, chosen_layers, height_of, is_frozen, loaded_parameters
+from extensions.technique import Layers, Range, Technique
 
 
 def freeze_layers(bert, layers="first-3", embeddings=True):
     """Freeze what was loaded of some layers, by default the lowest and the embeddings below them.
 
     `layers` is all, first-N, mid-N or last-N, or none for the embeddings alone. Gradients are computed down to the
-    lowest layer that is trained, and no further. What techniques have added stays trainable. Raises ValueError for
-    another word, or when it would freeze nothing.
+    lowest layer that is trained, and no further. What techniques have added stays trainable. Raises ValueError when it
+    would freeze nothing.
     """
     chosen = [] if layers == "none" else chosen_layers(bert, layers, others="all, none")
-    if not (chosen or embeddings):
-        raise ValueError("layers=none,embeddings=false: this freezes nothing")
     L, loaded = len(bert.bert_layers), {id(p) for p in loaded_parameters(bert)}
     prefixes = tuple(f"bert_layers.{i}." for i in chosen)
     found = [p for name, p in bert.named_parameters() if id(p) in loaded and p.requires_grad and (
@@ -27,6 +25,12 @@ def freeze_layers(bert, layers="first-3", embeddings=True):
                          "to layers takes layers= itself")
     for p in found:
         p.requires_grad_(False)
+
+
+def require_something_to_freeze(layers, embeddings):
+    """Raise ValueError for options that name nothing."""
+    if layers == "none" and not embeddings:
+        raise ValueError("this freezes nothing; choose layers, or leave embeddings=false out")
 
 
 class GradualUnfreezing(EncoderTechnique):
@@ -64,4 +68,15 @@ def gradual_unfreezing(bert, per_epoch=1):
     attach(bert, GradualUnfreezing(bert, per_epoch))
 
 
-gradual_unfreezing.bounds = {"per_epoch": (1, math.inf)}
+FREEZE = Technique(
+    "freeze", freeze_layers, paper="Lee, Tang and Lin 2019, arxiv.org/abs/1911.03090",
+    does="Freezes some layers, by default the lowest three and the embeddings.",
+    use="For speed and memory. The lower half frozen cost .023 on a tenth of the rows (.668).",
+    aka=("freeze-layers", "freezing"), likely={"n": "layers"}, valid={"layers": Layers(("all", "none"))},
+    check=require_something_to_freeze)
+GRADUAL_UNFREEZING = Technique(
+    "gradual-unfreezing", gradual_unfreezing, paper="Howard and Ruder 2018, section 3.3, arxiv.org/abs/1801.06146",
+    does="Trains the top layer in the first epoch, and more layers in each epoch after it.",
+    use="With many epochs, when fine-tuning forgets. With three it hurt on a tenth (.677).",
+    aka=("unfreeze", "unfreezing", "ulmfit", "gradual"), valid={"per_epoch": Range(1)},
+    likely={"layers": "per_epoch", "layers_per_epoch": "per_epoch", "n": "per_epoch"})

@@ -1,5 +1,7 @@
 """Which parameters share a learning rate and a weight decay."""
 
+from extensions.technique import Technique
+
 
 def trainable(model):
     """Return the parameters that training updates, a list."""
@@ -45,3 +47,14 @@ def no_decay(model, lr, weight_decay=0.01, head=1.0):
     """
     groups = by_rate(model, lambda name: lr * head if is_head(name) else lr)
     return [group for rate, params in groups.items() for group in no_decay_split(params, rate, weight_decay)]
+
+
+FLAT = Technique(
+    "flat", flat, paper="Loshchilov and Hutter 2019, arxiv.org/abs/1711.05101",
+    does="Weight decay and one learning rate for all parameters, or another for the heads.",
+    use="As the course has it. No clear effect against no-decay on a tenth of the rows.",
+    aka=("all", "single", "one"), likely={"head_lr": "head", "lr_multiplier": "head", "head_multiplier": "head"})
+NO_DECAY = Technique(
+    "no-decay", no_decay, paper="Devlin et al. 2019, appendix A.2, arxiv.org/abs/1810.04805",
+    does="No weight decay for biases and layer norms.", use="The default, and with few trained weights.",
+    aka=("bert", "no-bias-decay"), likely={"head_lr": "head", "lr_multiplier": "head", "head_multiplier": "head"})

@@ -18,7 +18,7 @@ from engine.losses import total_loss
 from engine.step import make_optimizer, make_step, to_device
 from extensions import SCHEDULES
 from extensions.heads.pairs import encode_apart, pack_pairs
-from extensions.specs import made
+from extensions.specs import build
 from multitask_classifier import build_model, get_args, training_loaders
 from tests.extensions.test_composition import TECHNIQUES, base  # noqa: F401 (a fixture)
 from utils import get_device
@@ -55,7 +55,7 @@ def steps_on(device, flags, times=1):
     with contextlib.redirect_stdout(io.StringIO()):
         args = get_args(flags)
         model = build_model(args)[0].to(device)
-        schedule = made(args.schedule, SCHEDULES, training_loaders(args), args.seed, args.epochs)
+        schedule = build(args.schedule, SCHEDULES, training_loaders(args), args.seed, args.epochs)
         losses = {task: total_loss(args.loss[task]) for task in schedule.loaders}
         step = make_step(model.train(), losses, make_optimizer(model, args), device, args, schedule.joint)
     steps = schedule(0)

@@ -22,7 +22,7 @@ from extensions import (
     TASK_LOSSES,
     TASK_WEIGHTS,
 )
-from extensions.specs import made
+from extensions.specs import build
 from files.errors import UserError
 from multitask_classifier import build_model, get_args, training_loaders
 from tests.helpers.fixtures_tiny import tiny_bert_dir, write_course_files
@@ -128,7 +128,7 @@ def three_steps(flags):
         args = get_args(flags)
         torch.manual_seed(0)
         model, _ = build_model(args)
-        schedule = made(args.schedule, SCHEDULES, training_loaders(args), args.seed, args.epochs)
+        schedule = build(args.schedule, SCHEDULES, training_loaders(args), args.seed, args.epochs)
         optimizer = make_optimizer(model, args)
         losses = {task: total_loss(args.loss[task]) for task in schedule.loaders}
         device = torch.device("cpu")

@@ -7,7 +7,7 @@ from engine.losses import LOSSES
 from engine.step import TrainingStep
 from extensions import GRADIENTS, TASK_LOSSES
 from extensions.penalties.l2sp import L2SP
-from extensions.specs import made
+from extensions.specs import build
 from extensions.task_weights.fixed import FixedWeights
 from tests.helpers.fixtures_tiny import losses_of_20_steps, part_of
 from tests.helpers.regularizer_cases import COURSE_TASKS, a_batch, no_waiting, tiny_model, total
@@ -69,7 +69,7 @@ def step_of(model, gradient="sum", weights=None, penalties=(), lr=0.0):
     """Return a training step over three tasks with SGD, so that `.grad` stays to be looked at."""
     losses = {task: TASK_LOSSES[LOSSES[task]] for task in COURSE_TASKS}
     return TrainingStep(model, losses, torch.optim.SGD(model.parameters(), lr=lr), penalties=penalties,
-                        gradient=made(gradient, GRADIENTS), weights=weights, precision="fp32", max_grad_norm=1e9,
+                        gradient=build(gradient, GRADIENTS), weights=weights, precision="fp32", max_grad_norm=1e9,
                         device=torch.device("cpu"))
 
 
