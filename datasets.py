@@ -15,8 +15,6 @@ from files.tables import preprocess_string  # noqa: F401 - a name of the course'
 from tasks import COURSE_TASKS, TASKS, formats, in_order, read_rows
 from tokenizer import BertTokenizer, longest_first
 
-TRUNCATIONS = ("head", "tail", "head+tail")
-
 
 def read_tasks(files, split="train", skip_bad_rows=False):
     """Return {task: rows} of one split, "train", "dev" or "test", from {task: path}, in the order of the table."""

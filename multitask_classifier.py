@@ -50,7 +50,7 @@ from extensions.encoder import is_frozen, takes_task
 from extensions.heads.heads import CosineHead, Relational
 from extensions.heads.pairs import encode_apart, pack_pairs, swapped
 from extensions.heads.pooling import hidden_states_of
-from extensions.specs import build, from_spec
+from extensions.specs import build, from_spec, technique_of
 from files.errors import UserError, run_script
 from files.predictions import records
 from files.tables import require_files
@@ -103,10 +103,10 @@ class MultitaskBERT(nn.Module):
         pairs = [task for task in self.tasks if TASKS[task].is_pair]
         self.pair_encoding, self.pair_score = (
             for_each_task(pairs, choice) for choice in (self.config.pair_encoding, self.config.pair_score))
-        self.pooling = nn.ModuleDict({task: build(spec, POOLING, self.bert)
-                                      for task, spec in for_each_task(self.tasks, self.config.pooling).items()})
+        pooling = for_each_task(self.tasks, self.config.pooling)
+        self.pooling = nn.ModuleDict({task: build(spec, POOLING, self.bert) for task, spec in pooling.items()})
         # For all tasks alike: what --compile inductor has made of an encoder does not see hooks come and go.
-        self.needs_layers = any(pooler.needs_layers for pooler in self.pooling.values())
+        self.needs_layers = any(technique_of(spec, POOLING).needs_layers for spec in pooling.values())
         for task in self.tasks:
             setattr(self, TASKS[task].head, self.make_head(task))
         trunks = [head for head in map(self.head_of, pairs) if isinstance(head, Relational)]
@@ -272,9 +272,6 @@ def train_multitask(args):
         with autocast(device, args.precision):
             loaders, dev_loaders = (of_features(each, model, device) for each in (loaders, dev_loaders))
     schedule = build(args.schedule, SCHEDULES, loaders, args.seed, args.epochs)
-    if schedule.resizes and args.task_batch_size and not args.resume:  # `even` was once begun with both
-        raise UserError(f"--task_batch_size: --schedule {args.schedule} sets the tasks' batch sizes itself; leave one "
-                        "of the two out")
     announce(schedule, args.loss, args.epochs)
     note_techniques(args, schedule.loaders)
     seen = {task: loader.sample(SEEN_ROWS, args.seed) for task, loader in loaders.items()}

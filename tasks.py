@@ -18,6 +18,7 @@ from files import tables
 from files.tables import FileFormat, lower_strip, preprocess_string
 
 SPLITS = {"train": "train", "dev": "dev", "test": "test-student"}  # in flags -> in the names of data files
+PREDICTED = ("dev", "test")  # the splits of which predictions are written
 
 
 def accuracy(predictions, labels):

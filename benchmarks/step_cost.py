@@ -18,11 +18,12 @@ from pathlib import Path
 
 import torch
 
-from engine.arguments import PRECISIONS, number
+from engine.arguments import PRECISIONS
 from engine.cpu import fit_threads, keep_freed_memory
 from engine.ema import ExponentialMovingAverage
 from engine.loop import optimizer_settings, step_settings
 from engine.losses import total_loss
+from engine.parser import number
 from engine.step import make_optimizer, make_step, to_device
 from extensions import SCHEDULES
 from extensions.encoder import techniques_of

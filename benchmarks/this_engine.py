@@ -19,8 +19,8 @@ from engine.cpu import fit_threads, keep_freed_memory
 from engine.loop import optimizer_settings, step_settings
 from engine.progress import MeanLosses
 from extensions import TASK_LOSSES
-from extensions.specs import from_spec
 from extensions.schedules._steps import Part
+from extensions.specs import from_spec
 from multitask_classifier import MultitaskBERT, get_args
 from optimizer import AdamW
 from tasks import TASKS

@@ -12,6 +12,7 @@ from torch.utils.data import Sampler
 MAX_TOKENS_TRAIN, MAX_TOKENS_EVAL, MAX_TOKENS_EVAL_GPU = 8192, 16384, 32768
 # Rows of an evaluation batch. On a CPU MiniLM takes 1.5 times as long for a row in batches of 256 as of 64.
 EVAL_BATCH_SIZE, EVAL_BATCH_SIZE_GPU = 64, 512
+TRUNCATIONS = ("head", "tail", "head+tail")  # the end of a long text that is kept
 BUCKETS = 24  # widths of the training batches of one data set
 
 

@@ -131,6 +131,22 @@ def load_weights(model, saved):
                         "it was saved with --save trained, without what it did not train; fetch those weights again")
 
 
+def begin_with(model, filepath, names):
+    """Load the weights of a checkpoint into a model.
+
+    Raises UserError where they do not fit; it tells which of the settings `names` differ.
+    """
+    saved = load_checkpoint(filepath)
+    try:
+        load_weights(model, saved)
+    except RuntimeError as error:
+        theirs = vars(model.settings(saved["model_config"]))
+        differing = [f"--{name} {theirs[name]} there, {value} here" for name, value in vars(model.config).items()
+                     if name in names and theirs[name] != value]
+        raise UserError(f"--init {filepath} is of another model ({'; '.join(differing) or error}): give this run the "
+                        "flags of that one") from error
+
+
 def checkpoint_bytes(model, save, ema):
     """Return about how large best.pt and last.pt will be.
 

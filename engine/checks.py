@@ -12,7 +12,7 @@ from engine.model_config import FINE_TUNE_MODES
 from engine.run_folder import Run, beside_checkpoint
 from extensions import GRADIENTS, HEADS, POOLING, SCHEDULES, TASK_LOSSES, TASK_WEIGHTS
 from extensions.encoder import is_frozen
-from extensions.specs import from_spec, technique_of
+from extensions.specs import complete_options, require_run, technique_of
 from files.errors import UserError
 from files.writing import is_device, unwritable
 from tasks import TASKS
@@ -128,17 +128,21 @@ def joint_contradictions(args):
     elif technique_of(args.gradient, GRADIENTS).per_task and not has_joint_steps(args.schedule):
         problems.append(f"--gradient {args.gradient} combines several tasks' gradients, and --schedule {args.schedule} "
                         "has one task a step: leave --schedule out, or name round-robin without order=, or even")
-    try:
-        schedule = from_spec(args.schedule, SCHEDULES)
-        technique_of(args.schedule, SCHEDULES).check_run(args.tasks, args.epochs, **schedule.keywords)
-    except ValueError as error:
-        problems.append(f"--schedule {args.schedule}: {error}")
+    resizes = technique_of(args.schedule, SCHEDULES).resizes(**complete_options(args.schedule, SCHEDULES))
+    if resizes and args.task_batch_size and not args.resume:  # see loss_contradictions
+        problems.append(f"--task_batch_size: --schedule {args.schedule} sets the tasks' batch sizes itself; leave one "
+                        "of the two out")
+    for flag, spec, table in (("schedule", args.schedule, SCHEDULES), ("task_weights", args.task_weights, TASK_WEIGHTS)):
+        try:
+            require_run(spec, table, args.tasks, args.epochs)
+        except ValueError as error:
+            problems.append(f"--{flag} {error}")
     return problems
 
 
 def has_joint_steps(schedule):
     """Tell whether the steps of a schedule, a spec, have batches of several tasks."""
-    return technique_of(schedule, SCHEDULES).joint(**from_spec(schedule, SCHEDULES).keywords)
+    return technique_of(schedule, SCHEDULES).joint(**complete_options(schedule, SCHEDULES))
 
 
 def require_outputs(pretrained, filepath, run_dir, inputs, predictions):

@@ -7,9 +7,9 @@ from engine.checks import listed
 from engine.losses import headless, needed
 from engine.parser import COURSE, number, path_name, rows_or_share, spec_of
 from extensions import DROPOUT_SITES, GRADIENTS, HEADS, PAIR_FEATURES, POOLING, SCHEDULES, TASK_LOSSES, TASK_WEIGHTS
-from extensions.specs import from_spec, require_effect, technique_of
+from extensions.specs import build, from_spec, require_effect, technique_of
 from files.errors import UserError
-from tasks import COURSE_TASKS, PREDICTED, SPLITS, TASKS, in_order
+from tasks import COURSE_TASKS, PREDICTED, SPLITS, TASKS, in_order, with_course_tasks
 
 PAIR_ENCODINGS, PAIR_SCORES = ("cross", "bi"), (*PAIR_FEATURES, "cosine")
 JOINT_SCHEDULE = "round-robin:end=longest"  # what techniques that need several tasks in a step take by default
@@ -102,7 +102,7 @@ def resolve_techniques(args):
     Raises UserError for specs that are wrong, or that contradict what a loss needs.
     """
     args.tasks = in_order(args.tasks)
-    names = in_order({*COURSE_TASKS, *args.tasks})  # the tasks of which the model has heads
+    args.model_tasks = names = with_course_tasks(args.tasks)
     args.dropout = dict(args.dropout or [])
     args.loss = losses_by_task(args.loss, names)
     args.pooling = specs_by_task("pooling", args.pooling, POOLING, "cls", names)
@@ -117,9 +117,8 @@ def resolve_techniques(args):
 
 def needs_joint_steps(args):
     """Tell whether --gradient or --task_weights do something only where a step has batches of several tasks."""
-    weights = from_spec(args.task_weights, TASK_WEIGHTS)
-    alike = weights.func is TASK_WEIGHTS["fixed"].make and len(set(weights.keywords.values()) | {1.0}) == 1
-    return technique_of(args.gradient, GRADIENTS).per_task or not alike
+    weights = build(args.task_weights, TASK_WEIGHTS, args.tasks)
+    return technique_of(args.gradient, GRADIENTS).per_task or not weights.alike
 
 
 def batch_sizes(specs):

@@ -7,7 +7,7 @@ import re
 import shlex
 import sys
 
-from extensions import TABLES
+from extensions.listing import FLAGS as TECHNIQUE_FLAGS
 from extensions.listing import listing
 from extensions.specs import require_effect
 from files.errors import Parser, nearest
@@ -71,7 +71,7 @@ class ArgumentParser(Parser):
         self.general = self.add_argument_group("help")
         self.general.add_argument("-h", "--help", action=Help, help="show the flags to know first")
         self.general.add_argument("--help-all", action=Help, help="show all flags, grouped by what they are about")
-        self.general.add_argument("--list", action=List, choices=tuple(TABLES), metavar="FLAG", default=argparse.SUPPRESS,
+        self.general.add_argument("--list", action=List, choices=tuple(TECHNIQUE_FLAGS), metavar="FLAG", default=argparse.SUPPRESS,
                                   help="describe the techniques of a flag, for instance --list penalty")
 
     def print_text(self, text):
@@ -116,7 +116,7 @@ class ArgumentParser(Parser):
         for name, others in CALLED_ELSEWHERE.items():
             if word in others.split() and f"--{name}" in self._option_string_actions:
                 return f"; did you mean --{name}?"
-        for table_flag, table in TABLES.items():
+        for table_flag, (table, *_) in TECHNIQUE_FLAGS.items():
             for name in table:
                 if word == name.replace("-", "_") and f"--{table_flag}" in self._option_string_actions:
                     return f"; did you mean --{table_flag} {name}?"

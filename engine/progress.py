@@ -9,6 +9,9 @@ import torch
 from tqdm import tqdm
 
 from engine import distributed
+from engine.losses import needed
+from extensions.specs import name_of
+from tasks import TASKS
 
 
 class Progress:
@@ -84,6 +87,19 @@ class MeanLosses:
         """Return what the constructor takes, on the CPU."""
         return {"sums": {task: total.cpu() if isinstance(total, torch.Tensor) else total
                          for task, total in self.sums.items()}, "counts": dict(self.counts)}
+
+
+def announce(schedule, losses, epochs):
+    """Print each task's batches, how its pairs are encoded where a loss decides that, and every epoch's counts."""
+    for task, loader in schedule.loaders.items():
+        need, loss = needed(losses, "pair_encoding", task)
+        apart = TASKS[task].is_pair and need == "bi"
+        print(f"{task}: {loader.described()}" + (f"; pairs encoded apart, as {name_of(loss)} needs" if apart else ""))
+    for epoch in range(epochs):
+        counts = schedule.counts(epoch)
+        if epoch == 0 or counts != schedule.counts(epoch - 1):
+            since = f" from epoch {epoch + 1} on" if epoch else ""
+            print(f"batches an epoch{since}: {', '.join(f'{task} {n}' for task, n in counts.items())}")
 
 
 def note_idle_flags(args, steps, lengths, counts):

@@ -11,7 +11,6 @@ import torch
 
 from engine import distributed
 from engine.attention_backends import use_attention_backend
-from engine.checks import NOTHING_TO_COMBINE
 from engine.cuda_graphs import GraphedStep
 from engine.fast_dropout import use_fast_dropout
 from engine.fused_adamw import FusedAdamW
@@ -211,7 +210,8 @@ def make_step(model, losses, optimizer, device, *, lr, penalties=(), gradient="s
     """
     weights, gradient_of = build(task_weights, TASK_WEIGHTS, tuple(losses)).to(device), build(gradient, GRADIENTS)
     if gradient_of.per_task and not joint:
-        raise UserError(NOTHING_TO_COMBINE.format(gradient))
+        raise UserError(f"--gradient {gradient} combines several tasks' gradients, and every step here is of one; add "
+                        "--schedule round-robin")
     if not (joint or weights.alike):
         print(f"note: every step here is of one task, and clipping and AdamW undo most of --task_weights "
               f"{task_weights}; --schedule round-robin takes the tasks together")

@@ -4,6 +4,7 @@ Scripts look a name up here and nowhere else. Each dict holds {name: Technique} 
 that the files make; `make` of a record is the function or class behind it. On the command line a technique is named by
 a spec such as `layerwise:decay=0.85` (extensions/specs.py), the keys being the keyword arguments of its function:
 
+    DROPOUT_SITES      {site: name of its modules}      where --dropout SITE=P sets a probability
     NORMS              fn(bert, ...)                    changes a loaded encoder in place: its normalisation,
     FFNS               the same                         its feed-forward,
     ATTENTIONS         the same                         its heads,
@@ -24,7 +25,7 @@ a spec such as `layerwise:decay=0.85` (extensions/specs.py), the keys being the 
 
 from types import MappingProxyType
 
-from extensions.architecture import ADDITIONS, ATTENTIONS, FFNS, NORMS, POSITIONS
+from extensions.architecture import ADDITIONS, ATTENTIONS, DROPOUT_SITES, FFNS, NORMS, POSITIONS
 from extensions.gradients import GRADIENTS
 from extensions.heads import HEADS, PAIR_FEATURES, POOLING
 from extensions.losses import OUTPUTS, TASK_LOSSES
@@ -38,5 +39,5 @@ ADAPT = {**TUNING, **ADDITIONS}
 ENCODER_FLAGS = MappingProxyType({"norm": NORMS, "ffn": FFNS, "attention": ATTENTIONS, "positions": POSITIONS,
                                   "adapt": ADAPT})
 
-__all__ = ["ADAPT", "ENCODER_FLAGS", "GRADIENTS", "HEADS", "OUTPUTS", "PAIR_FEATURES", "PARAMETER_GROUPS", "PENALTIES",
+__all__ = ["ADAPT", "DROPOUT_SITES", "ENCODER_FLAGS", "GRADIENTS", "HEADS", "OUTPUTS", "PAIR_FEATURES", "PARAMETER_GROUPS", "PENALTIES",
            "POOLING", "SCHEDULES", "TASK_LOSSES", "TASK_WEIGHTS", "TaskWeights", "WeightPenalty", "as_penalty"]

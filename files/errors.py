@@ -67,9 +67,13 @@ class Parser(argparse.ArgumentParser):
         args, unknown = self.parse_known_args(args, namespace)
         if unknown:
             flags = [word.partition("=")[0] for word in unknown]
-            near = "".join(nearest(flag, self._option_string_actions) for flag in flags if flag.startswith("-"))
+            near = "".join(self.likely(flag) for flag in flags if flag.startswith("-"))
             self.error(f"unknown: {' '.join(unknown)}{near}")
         return args
+
+    def likely(self, flag):
+        """Return "; did you mean ...?" for a flag that does not exist, or ""."""
+        return nearest(flag, self._option_string_actions)
 
     def error(self, message):
         """End the script with one message: the usage of seventy flags would hide it."""

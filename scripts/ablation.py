@@ -1,19 +1,18 @@
-"""Train a base recipe and the same with each technique, and print what every technique is worth.
+"""Train a base recipe, then the same with each technique, and print how much each technique changes the score.
 
     python -m scripts.ablation recipes/ablation.txt --data_dir data --out runs/ablation [--seeds 1 2 3] [--share 10]
         [--jobs 1] [--only NAME ...] [-- FLAG ...]
     python -m scripts.ablation recipes/ablation.txt --table docs/results.jsonl [--share 10]
 
-A line of the file is `NAME | flags`; the first is the base, whose flags every other row has too. `--share P` screens
-on P percent of the training rows, of the paraphrase dev rows, which are most of the dev rows, and of the test rows,
-which nobody scores. What comes after `--` goes to every run. A run that is in OUT/results.jsonl is not repeated, and
-one that was interrupted goes on, so that the table may be made in several sittings; --save_every N among the flags
-keeps what a power cut would lose.
+A line of FILE is `NAME | flags`. The first is the base; every other row has its flags too. `--share P` trains on P
+percent of the training rows and scores on P percent of the Quora dev rows. Flags after `--` go to every run. Runs that
+OUT/results.jsonl holds are not repeated, and an interrupted run is resumed, so a table can be made in several sittings;
+add `-- --save_every N` to lose little in a power cut.
 
-OUT/table.md is the table: mean ± sd over the seeds of the best dev scores, what that is over the base with the same
-seeds, the minutes a run took, and what it costs: the parameters that are trained, the examples it takes a second in
-training (of the median log point) and the most memory that it had. `--table` runs nothing and prints that of a file of
-results.
+OUT/table.md is the table: best dev scores (mean ± sd over the seeds), the difference from the mean of all base runs of
+the same precision and share, a verdict (helps, hurts, or no clear effect: within the noise band that stands above the
+table), minutes, trained parameters, examples a second (median of the log points) and peak memory. `--table RESULTS`
+runs nothing and prints the table of a results.jsonl.
 """
 
 import json
@@ -24,16 +23,19 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 
-from engine.arguments import number
+from engine.parser import number
 from engine.run_folder import Run, plain
+from engine.step import in_bf16
 from files.errors import Parser, UserError, run_script
 from files.writing import atomic_write
 from multitask_classifier import get_parser
-from tasks import TASKS, overall_score, with_course_tasks
+from tasks import COURSE_TASKS, overall_score
+from utils import get_device
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLED = ("ids-sst-train.csv", "quora-train.csv", "sts-train.csv", "quora-dev.csv",
@@ -82,6 +84,7 @@ def read_results(path, share):
         except ValueError:
             print(f"note: {path}, line {n} is damaged, as by a power cut: left out", file=sys.stderr)
             continue
+        result.setdefault("precision", "fp32")
         if result["share"] == share:
             results[result["name"], result["seed"], result["command"]] = result
     return list(results.values())
@@ -118,7 +121,7 @@ def run(name, flags, seed, folder, data_dir):
     if ended.returncode:
         raise UserError(f"{name}, seed {seed}: {shlex.join(command[1:])}\n{ended.stdout[-500:]}{ended.stderr[-2000:]}")
     best = best_scoring(run_dir)
-    for task in TASKS:  # a model of its own after --per_task_epochs
+    for task in COURSE_TASKS:  # a model of its own after --per_task_epochs
         if (run_dir / task).is_dir():
             best["dev"][task] = best_scoring(run_dir / task)["dev"][task]
     best["score"] = overall_score(best["dev"])
@@ -126,10 +129,12 @@ def run(name, flags, seed, folder, data_dir):
     size = (run_dir / "best.pt").stat().st_size
     for path in run_dir.rglob("*.pt"):  # some hundred megabytes a run
         path.unlink()
+    args = record["args"]
     rates = [line["examples_per_second"] for line in lines_of(run_dir, "train") if line["examples_per_second"]]
     return {"name": name, "seed": seed, "overall": best["score"], **best["dev"], "epoch": best["epoch"],
             "trained": record["trained"], "peak_bytes": record["peak_bytes"], "checkpoint_bytes": size,
             "examples_per_second": statistics.median(rates) if rates else None, "commit": record["commit"],
+            "precision": "bf16" if in_bf16(get_device(args["use_gpu"]), args["precision"]) else "fp32",
             "seconds": seconds, "command": shown}
 
 
@@ -152,39 +157,68 @@ def best_scoring(run_dir):
 
 
 def table(rows, results):
-    """Return the results of these rows, (name, flags added to the base), as a markdown table in their order."""
-    tasks = with_course_tasks([name for result in results for name in result])
-    further = [TASKS[task].form.name for task in tasks[3:]]
-    titles = ("", "SST", "Para", "STS", *further, "overall", "over base", "seeds", "minutes", "trained", "examples/s",
+    """Return the results of these rows, (name, flags added to the base), as markdown: a table for each precision."""
+    titles = ("", "SST", "Para", "STS", "overall", "over base", "verdict", "seeds", "minutes", "trained", "examples/s",
               "GiB", "flags added to the base")
-    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
-    base = rows[0][0]
-    with_base = {result["seed"]: result["overall"] for result in results if result["name"] == base}
-    for name, flags in rows:
-        runs = sorted((result for result in results if result["name"] == name), key=lambda run: run["seed"])
-        if runs:
-            added = ["", ""] if name == base else [gain(runs, with_base), f"`{shlex.join(flags)}`"]
-            lines.append(f"| {' | '.join([name, *scores(runs, tasks), added[0], *costs(runs), added[1]])} |")
-    return "\n".join(lines) + "\n"
+    parts = []
+    for precision in sorted({result["precision"] for result in results}, reverse=True):
+        measured = sorted((result for result in results if result["precision"] == precision), key=itemgetter("seed"))
+        base = [result for result in measured if result["name"] == rows[0][0]]
+        lines = [noise(base, precision), "", f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+        for name, flags in rows:
+            if runs := [result for result in measured if result["name"] == name]:
+                gained, added = ([""] * 2, "") if runs == base else (gain(runs, base), f"`{shlex.join(flags)}`")
+                lines.append(f"| {' | '.join([name, *scores(runs), *gained, *costs(runs), added])} |")
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
 
 
-def scores(runs, tasks):
-    """Return the cells of the dev scores of the runs of one row: mean ± sd over the seeds; none of a task left out."""
+def band(base, n=1):
+    """Return two standard deviations of the difference between the mean of n runs and that of the base's runs.
+
+    Returns None for fewer than three runs of the base, from which no standard deviation can be told.
+    """
+    return 2 * statistics.stdev(overalls(base)) * (1 / n + 1 / len(base)) ** 0.5 if len(base) > 2 else None
+
+
+def noise(base, precision):
+    """Return the sentence above a table: what the base has, and which difference from it is more than noise."""
+    if not base:
+        return f"{precision}. The base has not been measured, so there are no differences."
+    head = f"{precision}. Base: {scores(base)[-1]} (seed {', '.join(str(run['seed']) for run in base)})."
+    if band(base) is None:
+        return f"{head} No verdicts: a noise band needs three seeds of the base."
+    return f"{head} A run differs from this if it is more than {of_one(band(base))} away (2 sd of a difference)."
+
+
+def scores(runs):
+    """Return the cells of the dev scores of the runs of one row: mean ± sd over the seeds."""
     cells = []
-    for metric in (*tasks, "overall"):
-        values = [run[metric] for run in runs if metric in run]
+    for metric in (*COURSE_TASKS, "overall"):
+        values = [run[metric] for run in runs]
         sd = f" ± {of_one(statistics.stdev(values))}" if len(values) > 1 else ""
-        cells.append(of_one(statistics.mean(values)) + sd if values else "")
+        cells.append(of_one(statistics.mean(values)) + sd)
     return cells
 
 
-def gain(runs, with_base):
-    """Return the cell of what a row's runs have over the base of the same seeds, {seed: overall}."""
-    gains = [run["overall"] - with_base[run["seed"]] for run in runs if run["seed"] in with_base]
-    if not gains:
-        return ""
-    size = of_one(abs(statistics.mean(gains)))
-    return size if size == ".000" else f"{'−' if statistics.mean(gains) < 0 else '+'}{size}"
+def gain(runs, base):
+    """Return the cells of a row's difference from the mean of all runs of the base, and of what that says."""
+    if not base:
+        return ["", ""]
+    difference = statistics.mean(overalls(runs)) - statistics.mean(overalls(base))
+    size, noise = of_one(abs(difference)), band(base, len(runs))
+    if noise is None:
+        verdict = ""
+    elif abs(difference) <= noise:
+        verdict = "no clear effect"
+    else:
+        verdict = "helps" if difference > 0 else "hurts"
+    return [size if size == ".000" else f"{'−' if difference < 0 else '+'}{size}", verdict]
+
+
+def overalls(runs):
+    """Return the overall dev scores of runs."""
+    return [run["overall"] for run in runs]
 
 
 def costs(runs):
@@ -228,7 +262,8 @@ def main(argv=None):
         raise UserError(f"--only {', '.join(unknown)}: the rows of {args.file} are {', '.join(known)}")
     if args.table:
         flags = {name: [*rows[0][1], *(flags if name != known[0] else [])] for name, flags in rows}
-        latest = {(result["name"], result["seed"]): result for result in read_results(args.table, args.share)
+        latest = {(result["name"], result["seed"], result["precision"]): result
+                  for result in read_results(args.table, args.share)
                   if has_flags(result, flags.get(result["name"]), args.table)}
         print(table(rows, list(latest.values())), end="")
         return

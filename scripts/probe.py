@@ -22,10 +22,10 @@ import torch
 from bert import BertModel
 from classifier import BertSentimentClassifier
 from datasets import dataset_of, low_shot
-from engine.arguments import number, path_name
 from engine.batching import bucket_loader
 from engine.checkpoint import load_checkpoint, load_weights, restoring, with_stored
 from engine.losses import total_loss
+from engine.parser import number, path_name
 from engine.step import to_device
 from evaluation import collect, evaluate_tasks, scores_of, sentiment_scores
 from extensions import TASK_LOSSES

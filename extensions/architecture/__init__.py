@@ -2,6 +2,7 @@
 
 from extensions.architecture.as_loaded import ABSOLUTE, LAYERNORM
 from extensions.architecture.attention_heads import GQA, MHA, MQA
+from extensions.architecture.dropout_sites import DROPOUT_SITES
 from extensions.architecture.extra_attention import EXTRA_ATTENTION
 from extensions.architecture.extra_layers import EXTRA_LAYERS
 from extensions.architecture.glu import GEGLU, GELU, SWIGLU
@@ -18,3 +19,5 @@ FFNS = by_name(GELU, GEGLU, SWIGLU)
 ATTENTIONS = by_name(MHA, MQA, GQA)
 POSITIONS = by_name(ABSOLUTE, RELATIVE, ROTARY, ALIBI)
 ADDITIONS = by_name(PALS, TASK_LAYERS, EXTRA_ATTENTION, EXTRA_LAYERS, LAYER_DROP, REMOVE_LAYERS)
+
+__all__ = ["ADDITIONS", "ATTENTIONS", "DROPOUT_SITES", "FFNS", "NORMS", "POSITIONS"]

@@ -5,7 +5,7 @@ import torch.nn as nn
 from files.errors import UserError
 
 # site -> how the names of its modules in the encoder end; "head" is all dropout outside the encoder
-SITES = {"embedding": "embed_dropout", "attention": "self_attention.dropout", "attention-output": "attention_dropout",
+DROPOUT_SITES = {"embedding": "embed_dropout", "attention": "self_attention.dropout", "attention-output": "attention_dropout",
          "ffn-output": "out_dropout", "head": ""}
 
 
@@ -14,7 +14,7 @@ def site_of(name):
     if name.split(".")[0] != "bert":
         return "head"
     # An adapter takes the place of the dropout that it then holds: bert_layers.0.out_dropout.dropout.
-    return next((site for site, ending in SITES.items()
+    return next((site for site, ending in DROPOUT_SITES.items()
                  if ending and name.endswith((f".{ending}", f".{ending}.dropout"))), None)
 
 
@@ -25,8 +25,8 @@ def set_dropout(model, probabilities):
     to the residual stream. Raises UserError for another site, or a p outside [0, 1).
     """
     for site, p in probabilities.items():
-        if site not in SITES:
-            raise UserError(f"there is no dropout at {site!r}; choose of {', '.join(SITES)}")
+        if site not in DROPOUT_SITES:
+            raise UserError(f"there is no dropout at {site!r}; choose of {', '.join(DROPOUT_SITES)}")
         if not 0 <= p < 1:
             raise UserError(f"dropout at {site} must be at least 0 and below 1, not {p}")
     for name, module in model.named_modules():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from classifier import BertSentimentClassifier
-from datasets import TRUNCATIONS
+from engine.batching import TRUNCATIONS
 from engine.checkpoint import load_checkpoint, restoring, save_model
 from engine.model_config import STORED_CHOICES, check_stored
 from files.errors import UserError

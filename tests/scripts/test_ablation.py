@@ -34,7 +34,9 @@ def runs(monkeypatch):
         if "bi" in command:
             write_metrics(run_dir / "para", {"para": 0.7}, {"para": 0.9})
         (run_dir / "best.pt").write_text("12345")
-        (run_dir / "best.json").write_text(json.dumps({"trained": 12345, "peak_bytes": 3 * 2**29, "commit": "abc"}))
+        (run_dir / "best.json").write_text(json.dumps({
+            "trained": 12345, "peak_bytes": 3 * 2**29, "commit": "abc",
+            "args": {"use_gpu": False, "precision": "bf16" if "bf16" in command else "fp32"}}))
         return ablation.subprocess.CompletedProcess(command, "9" in command, "out", "what went wrong")
     monkeypatch.setattr(ablation.subprocess, "run", train)
     return seen
@@ -53,15 +55,16 @@ def test_what_runs_and_the_table(runs, tmp_path, capsys):
     assert "failed: more steps, seed 1" in said and "what went wrong" in said
     table = (out / "table.md").read_text()
     # Twice (.1 and .3, .6, .2) with (r + 1) / 2: .433 and .5; with paraphrase .9 of its own model: .533 and .6.
-    assert "| base | .200 ± .141 | .600 ± .000 | .200 ± .000 | .467 ± .047 |  | 1, 3 | 0.0 | 12,345 | 5.0 |" in table
-    assert ("| bi | .200 ± .141 | .900 ± .000 | .200 ± .000 | .567 ± .047 | +.100 | 1, 3 | 0.0 | 12,345 | 5.0 | 1.50 | "
-            "`--pair_encoding bi` |") in table
+    assert "| base | .200 ± .141 | .600 ± .000 | .200 ± .000 | .467 ± .047 |  |  | 1, 3 | 0.0 | 12,345 | 5.0 |" in table
+    assert ("| bi | .200 ± .141 | .900 ± .000 | .200 ± .000 | .567 ± .047 | +.100 |  | 1, 3 | 0.0 | 12,345 | 5.0 | "
+            "1.50 | `--pair_encoding bi` |") in table
     assert "more steps" not in table
     assert str(tmp_path) not in table and not list(out.glob("b*/*.pt"))
     ablation.main([*flags, "--", "--epochs", "1"])  # other runs
     assert len(runs) == 6 + 6
     result = json.loads((out / "results.jsonl").read_text().splitlines()[0])
     assert (result["checkpoint_bytes"], result["commit"], result["name"], result["share"]) == (5, "abc", "base", 100)
+    assert result["precision"] == "fp32"
 
 
 def test_an_interrupted_run_goes_on_and_another_does_not(runs, tmp_path, capsys):
@@ -99,10 +102,43 @@ def test_an_interrupted_run_goes_on_and_another_does_not(runs, tmp_path, capsys)
         file.write('{"name": "ba')
     ablation.main([flags[0], "--table", str(tmp_path / "out" / "results.jsonl")])
     said = capsys.readouterr()
-    assert "| base | .100 | .600 | .200 | .125 |  | 1 |" in said.out and "line 4 is damaged" in said.err
+    assert "| base | .100 | .600 | .200 | .125 |  |  | 1 |" in said.out and "line 4 is damaged" in said.err
     assert "base was measured with other flags than --loss sts=mse sts=pearson --dropout head=0.2" in said.err
     with pytest.raises(UserError, match="no results .*nowhere"):
         ablation.main([flags[0], "--table", "nowhere"])
+
+
+def result(name, seed, overall, precision="fp32"):
+    return {"name": name, "seed": seed, "overall": overall, "sst": 0.5, "para": 0.5, "sts": 0.5, "precision": precision}
+
+
+def cells(table, name):
+    """Return the cells "over base" and "verdict" of a row of a table."""
+    line, = (line for line in table.splitlines() if line.startswith(f"| {name} |"))
+    return [cell.strip() for cell in line.split("|")[6:8]]
+
+
+def test_differences_are_from_the_mean_of_the_base_and_judged_by_its_noise():
+    rows = [("base", []), ("good", ["--a"]), ("bad", ["--b"]), ("near", ["--c"]), ("twice", ["--d"])]
+    # The base: mean .600, sd .010. One run from a mean of five: 2 * .010 * sqrt(1 + 1/5) = .0219; two: .0167.
+    base = [result("base", seed, 0.6 + 0.01 * step) for seed, step in enumerate((0, 1, -1, 1, -1), start=1)]
+    results = [*base, result("good", 1, 0.623), result("bad", 2, 0.577), result("near", 1, 0.621),
+               result("twice", 8, 0.618), result("twice", 9, 0.618)]
+    table = ablation.table(rows, results)
+    assert table.splitlines()[0] == ("fp32. Base: .600 ± .010 (seed 1, 2, 3, 4, 5). A run differs from this if it is "
+                                     "more than .022 away (2 sd of a difference).")
+    assert cells(table, "base") == ["", ""]
+    assert cells(table, "good") == ["+.023", "helps"] and cells(table, "bad") == ["−.023", "hurts"]
+    assert cells(table, "near") == ["+.021", "no clear effect"]
+    assert cells(table, "twice") == ["+.018", "helps"]  # less than .022 is enough for two seeds
+
+
+def test_every_precision_has_a_base_of_its_own():
+    rows = [("base", []), ("other", ["--a"])]
+    results = [result("base", 1, 0.6), result("other", 1, 0.61), result("other", 1, 0.7, "bf16")]
+    first, second = ablation.table(rows, results).split("\n\nbf16. ")
+    assert first.startswith("fp32. Base: .600 (seed 1). No verdicts") and cells(first, "other") == ["+.010", ""]
+    assert second.startswith("The base has not been measured") and cells(second, "other") == ["", ""]
 
 
 def test_a_share_of_the_rows(tmp_path):
@@ -138,4 +174,4 @@ def test_the_tables_of_the_docs_are_those_of_their_results(name, capsys):
     for share in ("10", "100"):
         ablation.main([str(ablation.ROOT / "recipes" / name), "--table", str(docs / "results.jsonl"), "--share", share])
         table = capsys.readouterr().out
-        assert table.count("\n") == 2 or table in (docs / "RESULTS.md").read_text(encoding="utf-8")
+        assert table in (docs / "RESULTS.md").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ from files.errors import UserError
 from tests.helpers.fixtures_tiny import losses_of_20_steps
 from tests.helpers.regularizer_cases import a_batch, tiny_model, total
 
-SITES = {"embedding": 0.11, "attention": 0.12, "attention-output": 0.13, "ffn-output": 0.14, "head": 0.15}
+DROPOUT_SITES = {"embedding": 0.11, "attention": 0.12, "attention-output": 0.13, "ffn-output": 0.14, "head": 0.15}
 
 
 def probabilities(model):
@@ -23,7 +23,7 @@ def probabilities(model):
 
 
 @pytest.mark.parametrize("fast", [False, True])
-@pytest.mark.parametrize("chosen", [{}, *({site: p} for site, p in SITES.items()), SITES], ids=str)
+@pytest.mark.parametrize("chosen", [{}, *({site: p} for site, p in DROPOUT_SITES.items()), DROPOUT_SITES], ids=str)
 def test_exactly_the_named_sites_change(chosen, fast, bert_dir):
     model = tiny_model(bert_dir, dropout=0.1)
     names = list(model.state_dict())
@@ -32,18 +32,18 @@ def test_exactly_the_named_sites_change(chosen, fast, bert_dir):
         use_fast_dropout(model)
     set_dropout(model, chosen)
     found = probabilities(model)
-    assert {site: set(p) for site, p in found.items()} == {site: {chosen.get(site, 0.1)} for site in SITES}
+    assert {site: set(p) for site, p in found.items()} == {site: {chosen.get(site, 0.1)} for site in DROPOUT_SITES}
     assert len(found["head"]) == 6 and list(model.state_dict()) == names
 
 
 def test_what_a_technique_adds_to_the_encoder_is_at_no_site(bert_dir):
     model = tiny_model(bert_dir)
     model.bert.added = torch.nn.ModuleDict({"dropout": torch.nn.Dropout(0.3)})
-    set_dropout(model, SITES)
+    set_dropout(model, DROPOUT_SITES)
     assert model.bert.added["dropout"].p == 0.3
 
 
-@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("site", DROPOUT_SITES)
 def test_each_site_drops_by_itself_in_training_alone(site, bert_dir):
     model, batch = tiny_model(bert_dir), a_batch("sst", bert_dir)
     plain = forward_of(model, batch).logits
@@ -67,6 +67,6 @@ def test_wrong_sites_and_values_are_named_before_anything_changes(bert_dir):
 
 def test_the_loss_falls_in_20_steps(bert_dir):
     model, batch = tiny_model(bert_dir), a_batch("sst", bert_dir)
-    set_dropout(model, {site: 0.1 for site in SITES})
+    set_dropout(model, {site: 0.1 for site in DROPOUT_SITES})
     losses = losses_of_20_steps(model, lambda: total(model, batch))
     assert losses[-1] < 0.6 * losses[0]
