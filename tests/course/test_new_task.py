@@ -104,7 +104,7 @@ def test_a_resumed_run_ends_as_one_that_went_through(run, monkeypatch):
     whole, files = torch.load("run/last.pt", weights_only=True), {name: predictions(name) for name in FILES}
     with monkeypatch.context() as patch, pytest.raises(UserError, match="stopped at step 5"):
         patch.setattr(loop.Training, "step", loop.Training.step)  # what the next line changes, the context puts back
-        exec(STOP_AFTER.format(step=5))
+        exec(STOP_AFTER.format(step=5), {})
         run(*QUICK, "--epochs", "2", "--run_dir", "again")
     run("--resume", "--run_dir", "again")
     resumed = torch.load("again/last.pt", weights_only=True)
