@@ -16,7 +16,7 @@ from sklearn.metrics import matthews_corrcoef
 import multitask_classifier
 import prepare_submit
 from engine import loop
-from files.errors import UserError
+from files.errors import Interrupted, UserError
 from files.tables import FileFormat, lower_strip, preprocess_string
 from scripts import check_data
 from tasks import TASKS, Task, overall_score
@@ -102,7 +102,7 @@ def test_it_is_trained_scored_and_predicted(run):
 def test_a_resumed_run_ends_as_one_that_went_through(run, monkeypatch):
     run(*QUICK, "--epochs", "2")
     whole, files = torch.load("run/last.pt", weights_only=True), {name: predictions(name) for name in FILES}
-    with monkeypatch.context() as patch, pytest.raises(UserError, match="stopped at step 5"):
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="stopped at step 5"):
         patch.setattr(loop.Training, "step", loop.Training.step)  # what the next line changes, the context puts back
         exec(STOP_AFTER.format(step=5), {})
         run(*QUICK, "--epochs", "2", "--run_dir", "again")
