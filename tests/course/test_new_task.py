@@ -15,11 +15,13 @@ from sklearn.metrics import matthews_corrcoef
 
 import multitask_classifier
 import prepare_submit
-from files.errors import UserError
+from engine import loop
+from files.errors import Interrupted, UserError
 from files.tables import FileFormat, lower_strip, preprocess_string
 from scripts import check_data
 from tasks import TASKS, Task, overall_score
 from tests.helpers.fixtures_tiny import WORDS
+from tests.helpers.script_runs import STOP_AFTER
 
 
 def matthews(predictions, labels):
@@ -97,11 +99,14 @@ def test_it_is_trained_scored_and_predicted(run):
     assert heads >= {"toy_head", "trio_head", "sentiment_head", "paraphrase_head", "similarity_head"}
 
 
-def test_a_resumed_run_ends_as_one_that_went_through(run):
+def test_a_resumed_run_ends_as_one_that_went_through(run, monkeypatch):
     run(*QUICK, "--epochs", "2")
     whole, files = torch.load("run/last.pt", weights_only=True), {name: predictions(name) for name in FILES}
-    run(*QUICK, "--epochs", "2", "--run_dir", "again", "--max_steps", "5")
-    run("--resume", "--run_dir", "again", "--epochs", "2", "--max_steps", str(10**6))
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="stopped at step 5"):
+        patch.setattr(loop.Training, "step", loop.Training.step)  # what the next line changes, the context puts back
+        exec(STOP_AFTER.format(step=5), {})
+        run(*QUICK, "--epochs", "2", "--run_dir", "again")
+    run("--resume", "--run_dir", "again")
     resumed = torch.load("again/last.pt", weights_only=True)
     assert all(resumed["model"][name].equal(tensor) for name, tensor in whole["model"].items())
     assert {name: predictions(name) for name in FILES} == files
@@ -135,7 +140,7 @@ def test_files_and_flags_of_its_own(run, capsys):
     assert Path("a.csv").read_text().startswith(TOY.header) and Path("b.csv").exists()
     check_data.main(["dev.csv", "test.csv"])
     said = capsys.readouterr().out
-    assert "kind      Toy, with labels" in said and "24 of the 24 rows of test.csv stand in dev.csv" in said
+    assert "kind      Toy, with labels" in said and "24 of the 24 rows of dev.csv stand in test.csv" in said
     with pytest.raises(UserError, match="file of Trio, not of Toy: were two paths swapped"):
         run("--tasks", "toy", "--toy_train", "data/trio-train.csv", "--toy_dev", "dev.csv", "--toy_test", "test.csv")
 
