@@ -42,7 +42,7 @@ def are_fixed(model, args=None):
     """Tell whether a model's features stay as they are, and the losses and penalties that `args` name ask for no more.
 
     Nothing below the heads is trained, and the frozen encoder runs without dropout. Some losses and penalties read a
-    batch's tokens, or disturb their embeddings: their records' `reads_texts` says so. Nor is a pair read in both orders.
+    batch's tokens, or disturb their embeddings: `reads_texts` of their records says so. Pairs are read in one order.
     """
     below = [model.bert, *getattr(model, "pooling", {}).values()]
     losses = [technique_of(spec, TASK_LOSSES)

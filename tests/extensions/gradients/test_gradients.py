@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from engine.distributed import add_up
+from extensions import GRADIENTS
 from extensions.gradients.cagrad import CAGrad
 from extensions.gradients.gradvac import GradVac
 from extensions.gradients.pcgrad import PCGrad
-from files.errors import UserError
+from extensions.specs import from_spec
 
 TASKS = ("sst", "para", "sts", "cola")
 CONFLICT = torch.tensor([[1.0, 0.2, -0.3], [-1.0, 1.0, -0.2], [-1.0, -0.5, 0.4]]).double()  # every order matters
@@ -34,7 +36,7 @@ def combined(technique, *parts, dtype=torch.float64):
     p = torch.zeros(parts[0].shape[1], dtype=dtype, requires_grad=True)
     for part in parts:
         technique.backward({task: p @ g.to(dtype) for task, g in zip(TASKS, part)}, [p])
-    technique.finish([p])
+    technique.finish([p], add_up)
     return p.grad
 
 
@@ -168,5 +170,5 @@ def test_cagrad_is_scipys_minimum(K):
 
 @pytest.mark.parametrize("c", [-0.1, 1.0])
 def test_cagrad_refuses(c):
-    with pytest.raises(UserError, match="less than 1"):
-        CAGrad(c)
+    with pytest.raises(ValueError, match="c must be a finite number of at least 0|c must be at least 0 and below 1"):
+        from_spec(f"cagrad:c={c}", GRADIENTS)

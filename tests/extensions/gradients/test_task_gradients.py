@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from engine.distributed import add_up
 from extensions.gradients.cagrad import CAGrad
 from extensions.gradients.gradient_sum import GradientSum
 from extensions.gradients.gradvac import GradVac
@@ -49,7 +50,7 @@ class Model(torch.nn.Module):
         self.zero_grad()
         for rows in parts:
             technique.backward(self.losses(rows, tasks), params)
-        technique.finish(params)
+        technique.finish(params, add_up)
         return {name: None if p.grad is None else p.grad.clone() for name, p in self.named_parameters()}
 
 
@@ -124,8 +125,9 @@ def work(folder, rank):
 def test_two_processes_do_what_one_does(tmp_path):
     """The orders that PCGrad and GradVac draw are the same in both processes, though their seeds differ."""
     root = Path(__file__).parents[3]
-    workers = [subprocess.Popen([sys.executable, "-m", "tests.test_task_gradients", str(tmp_path), str(rank)], cwd=root,
-                                env={**os.environ, "OMP_NUM_THREADS": "1"}) for rank in (0, 1)]
+    command = [sys.executable, "-m", "tests.extensions.gradients.test_task_gradients", str(tmp_path)]
+    workers = [subprocess.Popen([*command, str(rank)], cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"})
+               for rank in (0, 1)]
     assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert first["orders"] == second["orders"] and len(set(map(tuple, first["orders"]))) > 4
