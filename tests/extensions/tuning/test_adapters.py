@@ -97,7 +97,7 @@ def test_dropout_comes_before_the_adapter_and_keeps_its_site(one_layer):
     layer = model.bert.bert_layers[0]
     set_dropout(model, {"attention-output": 0.25, "ffn-output": 0.5})
     use_fast_dropout(model)
-    assert (layer.attention_dropout.p, layer.out_dropout.p) == (0.25, 0.5)
+    assert (layer.attention_dropout.dropout.p, layer.out_dropout.dropout.p) == (0.25, 0.5)
     assert all(type(site) is AdapterDropout for site in (layer.attention_dropout, layer.out_dropout))
     adapter = trained(layer.out_dropout.adapter)
     x = torch.ones(50, 24)
