@@ -40,7 +40,7 @@ def are_fixed(model, losses=None, penalties=()):
     """Tell whether a model's features stay as they are, and suffice for losses {task: specs} and penalties (specs).
 
     Nothing below the heads is trained, and the frozen encoder runs without dropout. Some losses and penalties read a
-    batch's tokens, or disturb their embeddings. Nor is a pair read in both orders.
+    batch's tokens, or disturb their embeddings: `reads_texts` of their records says so. Pairs are read in one order.
     """
     return (model.config.option == "pretrain" and model.pair_order == "given"
             and not read_texts(losses or {}, penalties or ())

@@ -39,5 +39,6 @@ ADAPT = {**TUNING, **ADDITIONS}
 ENCODER_FLAGS = MappingProxyType({"norm": NORMS, "ffn": FFNS, "attention": ATTENTIONS, "positions": POSITIONS,
                                   "adapt": ADAPT})
 
-__all__ = ["ADAPT", "DROPOUT_SITES", "ENCODER_FLAGS", "GRADIENTS", "HEADS", "OUTPUTS", "PAIR_FEATURES", "PARAMETER_GROUPS", "PENALTIES",
-           "POOLING", "SCHEDULES", "TASK_LOSSES", "TASK_WEIGHTS", "TaskWeights", "WeightPenalty", "as_penalty"]
+__all__ = ["ADAPT", "ATTENTIONS", "DROPOUT_SITES", "ENCODER_FLAGS", "FFNS", "GRADIENTS", "HEADS", "NORMS", "OUTPUTS",
+           "PAIR_FEATURES", "PARAMETER_GROUPS", "PENALTIES", "POOLING", "POSITIONS", "SCHEDULES", "TASK_LOSSES",
+           "TASK_WEIGHTS", "TaskWeights", "WeightPenalty", "as_penalty"]

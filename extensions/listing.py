@@ -32,7 +32,7 @@ FLAGS = {
     "param_groups": (PARAMETER_GROUPS, "SPEC", "which parameters share learning rate and weight decay"),
 }
 WIDTH = 100  # characters
-NOTE = ("Options are shown with their defaults: write those that you change. Scores are of MiniLM on dev, one seed each; "
+NOTE = ("Options are shown with their defaults: write those that you change. Scores: MiniLM on dev, one seed each; "
         "on a tenth of the rows the base has .691, the mean of five seeds that deviate by .004.")
 
 

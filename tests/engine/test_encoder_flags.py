@@ -16,6 +16,7 @@ from engine.arguments import note_idle_encoder_flags
 from engine.checkpoint import frozen_names, load_checkpoint, load_weights, weights_of
 from engine.model_config import load_encoder, read_config
 from extensions.encoder import attach, chosen_layers, freeze, loaded_parameters, replace_modules, techniques_of
+from extensions.technique import Technique
 from extensions.tuning._linears import merge, unmerge
 from files.errors import UserError
 from tests.helpers.fixtures_tiny import write_course_files
@@ -44,7 +45,8 @@ def scaled(bert, start=1.0):
 @pytest.fixture
 def with_scaled(monkeypatch):
     """Add the technique above to ADAPT."""
-    monkeypatch.setitem(extensions.ADAPT, "scaled", scaled)
+    monkeypatch.setitem(extensions.ADAPT, "scaled", Technique(
+        "scaled", scaled, does="Trains scales.", use="In tests.", paper="none"))
 
 
 def flags(folder, bert_dir, *more):

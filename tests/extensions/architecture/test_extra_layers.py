@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from bert import BertLayer
+from extensions import ADAPT
 from extensions.architecture.extra_attention import extra_attention
 from extensions.architecture.extra_layers import GatedLayer, extra_layers
 from extensions.architecture.pals import pals
 from extensions.architecture.rmsnorm import RMSNorm, rmsnorm
 from extensions.architecture.task_layers import task_layers
+from extensions.specs import from_spec
 from tests.helpers.architecture_cases import (
     IDS,
     MASK,
@@ -97,8 +99,8 @@ def test_over_layers_that_techniques_have_changed(below, bert_dir):
 
 
 def test_what_cannot_be_is_refused(bert_dir):
-    with pytest.raises(ValueError, match="start=zero: choose copy or fresh"):
-        with_parts(bert_dir, partial(extra_layers, start="zero"))
+    with pytest.raises(ValueError, match="start=zero: start must be one of copy, fresh"):
+        from_spec("extra-layers:start=zero", ADAPT)
     for above in (task_layers, pals):
         with pytest.raises(ValueError, match="before what appends layers"):
             with_parts(bert_dir, extra_layers, above)

@@ -5,10 +5,12 @@ from functools import partial
 import pytest
 import torch
 
+from extensions import ADAPT
 from extensions.architecture.extra_attention import extra_attention
 from extensions.architecture.layer_drop import Droppable, layer_drop, remove_layers
 from extensions.architecture.pals import pals
 from extensions.architecture.task_layers import task_layers
+from extensions.specs import from_spec
 from tests.helpers.architecture_cases import (
     IDS,
     MASK,
@@ -113,8 +115,8 @@ def test_with_layers_of_other_techniques(deep_dir):
             with_parts(deep_dir, layer_drop, above)
     with pytest.raises(ValueError, match="name it once"):
         with_parts(deep_dir, layer_drop, layer_drop)
-    with pytest.raises(ValueError, match="p=1.0: .* less than 1"):
-        with_parts(deep_dir, partial(layer_drop, p=1.0))
+    with pytest.raises(ValueError, match="p must be at least 0 and below 1"):
+        from_spec("layer-drop:p=1.0", ADAPT)
 
 
 @pytest.mark.parametrize("keep, kept", [("first-2", {0, 1}), ("mid-2", {1, 2}), ("last-3", {2, 3, 4}),
@@ -134,9 +136,12 @@ def test_removed_layers(keep, kept, deep_dir):
 
 
 def test_another_word_is_refused(deep_dir):
-    for keep in ("first-6", "first-0", "odd", "all-2", "all", "last-5"):
-        with pytest.raises(ValueError, match=f"layers={keep}|keep={keep}"):
-            with_parts(deep_dir, partial(remove_layers, keep=keep))
+    for keep in ("first-6", "last-5"):
+        with pytest.raises(ValueError, match=f"^keep={keep}: "):
+            with_parts(deep_dir, from_spec(f"remove-layers:keep={keep}", ADAPT))
+    for keep in ("first-0", "odd", "all-2", "all"):
+        with pytest.raises(ValueError, match=f"keep={keep}: keep must be alternate, first-N, mid-N or last-N"):
+            from_spec(f"remove-layers:keep={keep}", ADAPT)
 
 
 @pytest.mark.parametrize("part", [partial(layer_drop, p=0.3), partial(remove_layers, keep="alternate")])

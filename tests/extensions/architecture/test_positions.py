@@ -6,9 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from extensions import POSITIONS
 from extensions.architecture.attention_heads import mha
 from extensions.architecture.positions import alibi, distances, relative, slopes_of, t5_bucket
 from extensions.architecture.rotary import rotary, rotate
+from extensions.specs import from_spec
 from tests.helpers.architecture_cases import (
     IDS,
     MASK,
@@ -147,11 +149,10 @@ def test_the_parameters(bert_dir):
 
 
 def test_what_cannot_be_is_refused(bert_dir):
-    for part, message in ((partial(relative, by="row"), "by=row: choose t5 or clipped"),
-                          (partial(relative, buckets=6), "multiple of 4"),
-                          (partial(relative, largest=8), "more than a quarter")):
+    for option, message in (("by=row", "by=row: by must be one of t5, clipped"), ("buckets=6", "multiple of 4"),
+                            ("largest=8", "more than a quarter")):
         with pytest.raises(ValueError, match=message):
-            with_parts(bert_dir, part)
+            from_spec(f"relative:{option}", POSITIONS)
     with pytest.raises(ValueError, match="a head has 3 features"):
         with_parts(bert_dir, partial(mha, heads=8), rotary)
     with pytest.raises(ValueError, match="there already"):

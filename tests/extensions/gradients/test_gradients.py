@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from engine import distributed
+from extensions import GRADIENTS
 from extensions.gradients.cagrad import CAGrad
 from extensions.gradients.gradvac import GradVac
 from extensions.gradients.pcgrad import PCGrad
-from files.errors import UserError
+from extensions.specs import from_spec
 
 TASKS = ("sst", "para", "sts", "cola")
 CONFLICT = torch.tensor([[1.0, 0.2, -0.3], [-1.0, 1.0, -0.2], [-1.0, -0.5, 0.4]]).double()  # every order matters
@@ -176,5 +177,5 @@ def test_cagrad_is_scipys_minimum(K):
 
 @pytest.mark.parametrize("c", [-0.1, 1.0])
 def test_cagrad_refuses(c):
-    with pytest.raises(UserError, match="less than 1"):
-        CAGrad(c)
+    with pytest.raises(ValueError, match="c must be a finite number of at least 0|c must be at least 0 and below 1"):
+        from_spec(f"cagrad:c={c}", GRADIENTS)

@@ -67,8 +67,8 @@ def test_the_relational_head_is_the_mlp_in_a_trunk_and_an_output(hidden):
 def test_what_there_is_not(name):
     with pytest.raises(ValueError, match="hidden must be from [01] to 4"):
         from_spec(f"{name}:hidden=5", HEADS)
-    with pytest.raises(ValueError, match="choose one of relu"):
-        HEADS[name](6, 4, 2, 0.0, activation="relu6")
+    with pytest.raises(ValueError, match="activation must be one of relu"):
+        from_spec(f"{name}:activation=relu6", HEADS)
 
 
 def test_the_relational_trunk_is_one_and_learns_from_both_tasks(bert_dir):

@@ -8,9 +8,11 @@ import math
 import pytest
 import torch
 
+from extensions import PENALTIES
 from extensions.penalties._divergence import smoothness
 from extensions.penalties._perturbation import ascend, perturbed
 from extensions.penalties.smart import NORMS, project, smart
+from extensions.specs import from_spec
 from files.errors import UserError
 from tests.helpers.fixtures_tiny import losses_of_20_steps
 from tests.helpers.regularizer_cases import (
@@ -176,7 +178,7 @@ def test_no_step_waits_for_the_device_and_wrong_norms_are_named(bert_dir, monkey
     model, batch = tiny_model(bert_dir), a_batch("sst", bert_dir)
     with no_waiting(monkeypatch):
         total(model, batch, smart).backward()
-    with pytest.raises(UserError, match="norm=l1: choose one of inf, l2, inf-token, l2-token"):
-        total(model, batch, settings(norm="l1"))
+    with pytest.raises(ValueError, match="smart:norm=l1: norm must be one of inf, l2, inf-token, l2-token"):
+        from_spec("smart:norm=l1", PENALTIES)
     with pytest.raises(UserError, match="holds its output, the features: give them batches of texts"):
         total(model, {**batch, "features": torch.ones(4, 24)}, smart)

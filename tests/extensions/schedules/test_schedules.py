@@ -3,6 +3,7 @@
 A schedule has no parameters and no output: in place of a model's five tests it is the plan that is checked.
 """
 
+import re
 from collections import Counter
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import pytest
 
 from datasets import SentenceClassificationDataset, SentencePairDataset
 from engine.batching import bucket_loader
+from extensions import SCHEDULES
 from extensions.schedules._sampling import largest_remainder
 from extensions.schedules.annealed import Annealed
 from extensions.schedules.even import Even
@@ -17,7 +19,7 @@ from extensions.schedules.proportional import Proportional
 from extensions.schedules.round_robin import RoundRobin
 from extensions.schedules.staged import Staged
 from extensions.schedules.temperature import Sqrt, Temperature
-from files.errors import UserError
+from extensions.specs import require_run
 
 ALL = [(Proportional, {}), (RoundRobin, {}), (RoundRobin, {"end": "longest"}), (RoundRobin, {"end": "balanced"}),
        (RoundRobin, {"order": "para+sts+sst"}), (Sqrt, {}), (Temperature, {"alpha": 0.3}), (Annealed, {}),
@@ -96,7 +98,7 @@ def test_annealed_goes_from_1_to_a_fifth():
 
 def test_round_robin_ends():
     loaders = loaders_of(sst=14, para=64, sts=4)
-    shortest, longest = RoundRobin(loaders, 0, 2), RoundRobin(loaders, 0, 2, end="longest")
+    shortest, longest = RoundRobin(loaders, 0, 2, end="shortest"), RoundRobin(loaders, 0, 2)
     assert shortest.counts(0) == {"sst": 1, "para": 1, "sts": 1} and list(shortest(0).plan[0]) == ["sst", "para", "sts"]
     assert len(longest(0)) == 16 and all(len(step) == 3 for step in longest(0).plan)
     rows = [sorted(rows) for rows in taken(longest(0), "sts")]
@@ -146,14 +148,19 @@ def test_even_weighs_by_rows(loaders):
     assert Proportional(loaders)(0).part(0, 0, 1).popitem()[1].weight == 1.0
 
 
-@pytest.mark.parametrize("kind, options, said", [
-    (RoundRobin, {"end": "longer"}, "shortest, longest or balanced"), (RoundRobin, {"order": "para+sts"}, "each of"),
-    (RoundRobin, {"order": "para+sts+cola"}, "'cola'"),
-    (Staged, {"first": "cola"}, "'cola'"), (Staged, {"delay": "para"}, "no task would train in epoch 0"),
-    (Staged, {"first_epochs": 2}, "sst, sts would never be trained in 2 epochs")])
-def test_mistakes_are_said(kind, options, said, loaders):
-    with pytest.raises(UserError, match=said):
-        kind(loaders, 0, 2, **options)
+@pytest.mark.parametrize("spec, said", [
+    ("round-robin:end=longer", "end must be one of shortest, longest, balanced"),
+    ("round-robin:order=para+sts", "order=para.sts: name each of sst, para, sts once"),
+    ("round-robin:order=para+sts+sst+sst", "order=.*: name each of sst, para, sts once"),
+    ("round-robin:order=para+sts+cola", "order must be none, or words of sst, para, sts"),
+    ("staged:first=cola", "first must be none, or words of sst, para, sts"),
+    ("staged:first=cfimdb", "first=cfimdb: cfimdb is not among the tasks sst, para, sts"),
+    ("staged:delay=para", "no task would train in epoch 1: first=para and delay=para leave none over"),
+    ("staged:first_epochs=2", "sst, sts would never be trained in 2 epochs: give more --epochs")])
+def test_mistakes_are_said(spec, said):
+    """Without a loader: before anything is loaded."""
+    with pytest.raises(ValueError, match=f"^{re.escape(spec)}: {said}"):
+        require_run(spec, SCHEDULES, ["sst", "para", "sts"], 2)
 
 
 @pytest.mark.parametrize("kind, options", ALL)

@@ -6,11 +6,12 @@ import math
 import pytest
 import torch
 
+from extensions import TASK_WEIGHTS
+from extensions.specs import from_spec
 from extensions.task_weights.dynamic_average import DynamicAverage
 from extensions.task_weights.fixed import FixedWeights
 from extensions.task_weights.loss_scale import LossScale
 from extensions.task_weights.uncertainty import Uncertainty
-from files.errors import UserError
 
 TASKS = ("sst", "para", "sts")
 
@@ -52,8 +53,8 @@ def test_what_all_are(kind):
 def test_fixed_by_hand():
     weights = FixedWeights(TASKS, sst=2.0, sts=0.25)
     assert values_of(weights(losses_of(1.5, 0.5, 4.0))) == {"sst": 3.0, "para": 0.5, "sts": 1.0}
-    with pytest.raises(UserError, match="para=-1"):
-        FixedWeights(TASKS, para=-1.0)
+    with pytest.raises(ValueError, match="fixed:para=-1: para must be a finite number of at least 0"):
+        from_spec("fixed:para=-1", TASK_WEIGHTS)
 
 
 def test_uncertainty_by_hand():
@@ -69,8 +70,8 @@ def test_uncertainty_by_hand():
     assert Uncertainty(TASKS, "none").factors == dict.fromkeys(TASKS, 1.0)
     assert Uncertainty(TASKS, "sst+sts").factors == {"sst": 0.5, "para": 1.0, "sts": 0.5}
     assert Uncertainty(("sst",)).factors == {"sst": 1.0}
-    with pytest.raises(UserError, match="'cola'"):
-        Uncertainty(TASKS, "cola")
+    with pytest.raises(ValueError, match="regression must be auto, or none, or words of sst, para, sts"):
+        from_spec("uncertainty:regression=cola", TASK_WEIGHTS)
 
 
 def test_uncertainty_is_the_likelihood_and_finds_the_noise():
@@ -118,8 +119,8 @@ def test_loss_scale_by_hand():
         if expected:
             assert values_of(weights(losses_of(2.0, 5.0)))["para"] == expected
     assert values_of(weights(losses_of(2.0, 5.0)))["para"] < 5.0
-    with pytest.raises(UserError, match="beta=1"):
-        LossScale(TASKS, beta=1)
+    with pytest.raises(ValueError, match="beta must be at least 0 and below 1"):
+        from_spec("loss-scale:beta=1", TASK_WEIGHTS)
 
 
 def test_dynamic_average_by_hand():
@@ -145,8 +146,8 @@ def test_dynamic_average_by_hand():
     at_one.end_epoch({"para": 10.0})  # an epoch without SST leaves its ratio
     total = math.exp(0.5) + math.exp(2) + math.e
     assert at_one.weights.tolist() == pytest.approx([3 * math.exp(x) / total for x in (0.5, 2, 1)])
-    with pytest.raises(UserError, match="T=0"):
-        DynamicAverage(TASKS, T=0)
+    with pytest.raises(ValueError, match="T must be above 0"):
+        from_spec("dwa:T=0", TASK_WEIGHTS)
 
 
 def test_which_let_all_tasks_count_alike():

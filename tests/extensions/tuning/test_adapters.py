@@ -8,10 +8,12 @@ import torch
 import torch.nn as nn
 
 from engine.fast_dropout import FastDropout, use_fast_dropout
+from extensions import ADAPT
 from extensions.architecture.dropout_sites import set_dropout
 from extensions.architecture.extra_attention import extra_attention
 from extensions.architecture.pals import pals
 from extensions.architecture.task_layers import task_layers
+from extensions.specs import from_spec
 from extensions.tuning.adapters import AdapterDropout, adapters
 from extensions.tuning.lora import lora
 from extensions.tuning.mixout import mixout
@@ -95,7 +97,7 @@ def test_dropout_comes_before_the_adapter_and_keeps_its_site(one_layer):
     layer = model.bert.bert_layers[0]
     set_dropout(model, {"attention-output": 0.25, "ffn-output": 0.5})
     use_fast_dropout(model)
-    assert (layer.attention_dropout.p, layer.out_dropout.p) == (0.25, 0.5)
+    assert (layer.attention_dropout.dropout.p, layer.out_dropout.dropout.p) == (0.25, 0.5)
     assert all(type(site) is AdapterDropout for site in (layer.attention_dropout, layer.out_dropout))
     adapter = trained(layer.out_dropout.adapter)
     x = torch.ones(50, 24)
@@ -154,11 +156,12 @@ def test_with_lora_in_either_order(technique, one_layer):
     assert trainable_names(small_bert(one_layer, technique, lora)) == alone
 
 
-@pytest.mark.parametrize("options", [{"style": "house"}, {"size": 0}, {"activation": "swish"}])
-def test_wrong_options_are_named(options, one_layer):
-    (name, value), = options.items()
-    with pytest.raises(ValueError, match=f"{name}={value}.*: choose a style of houlsby"):
-        small_bert(one_layer, partial(adapters, **options))
+@pytest.mark.parametrize("option, message", [
+    ("style=house", "style must be one of houlsby, pfeiffer"), ("size=0", "size must be at least 1"),
+    ("activation=swish", "activation must be one of relu, "), ("bottleneck=8", "did you mean size")])
+def test_wrong_options_are_named(option, message, one_layer):
+    with pytest.raises(ValueError, match=message):
+        from_spec(f"adapters:{option}", ADAPT)
     for style in ("houlsby", "pfeiffer"):
         with pytest.raises(ValueError, match="nothing is left|no feed-forward"):
             small_bert(one_layer, extra_attention, partial(adapters, style=style, layers="last-1"))

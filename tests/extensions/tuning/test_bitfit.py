@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from engine.packed_attention import is_packable, pack_attention
+from extensions import ADAPT
 from extensions.architecture.glu import swiglu
 from extensions.architecture.rmsnorm import rmsnorm
+from extensions.specs import from_spec
 from extensions.tuning.bitfit import PARTS, bitfit
 from extensions.tuning.last_linear import last_linear
 from extensions.tuning.lora import lora
@@ -128,5 +130,5 @@ def test_norms_without_a_bias_and_wrong_targets_are_named(bert_dir):
     with pytest.raises(ValueError, match="query.output-norm: the encoder has no bias of out_layer_norm any more"):
         bitfit(model.bert, targets="query+output-norm")
     for targets in ("bias", "query+keys", "all+query"):
-        with pytest.raises(ValueError, match=re.escape(f"targets={targets}: choose all, or some of query, key")):
-            bitfit(model.bert, targets=targets)
+        with pytest.raises(ValueError, match="targets must be all, or words of query, key"):
+            from_spec(f"bitfit:targets={targets}", ADAPT)

@@ -13,8 +13,9 @@ from engine.checkpoint import load_checkpoint, load_weights
 from engine.losses import LOSSES
 from engine.packed_attention import pack_attention
 from engine.step import TrainingStep
-from extensions import TASK_LOSSES
+from extensions import ADAPT, TASK_LOSSES
 from extensions.encoder import techniques_of
+from extensions.specs import from_spec
 from extensions.tuning.adapters import adapters
 from extensions.tuning.bitfit import bitfit
 from extensions.tuning.diff_pruning import Difference, diff_pruning, modules_of
@@ -240,7 +241,8 @@ def test_beside_other_techniques(bert_dir):
     assert kinds(diff_pruning, lambda bert: adapters(bert, style="pfeiffer")).count("DiffLinear") == 7
     for pair, message in (((diff_pruning, lora), "name this one first"), ((mixout, diff_pruning), "nothing is left"),
                           ((bitfit, diff_pruning), "leave one"), ((diff_pruning, bitfit), "leave one"),
-                          ((diff_pruning, diff_pruning), "nothing is left"),
-                          ((lambda bert: diff_pruning(bert, rate=0.0),), "rate=0")):
+                          ((diff_pruning, diff_pruning), "nothing is left")):
         with pytest.raises(ValueError, match=message):
             kinds(*pair)
+    with pytest.raises(ValueError, match="rate must be above 0"):
+        from_spec("diff:rate=0", ADAPT)

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import pytest
 
 from engine.fused_adamw import FusedAdamW
-from extensions import GRADIENTS
+from extensions import ADAPT, GRADIENTS
 from extensions.encoder import techniques_of
+from extensions.specs import from_spec
 from extensions.tuning.freezing import freeze_layers, gradual_unfreezing
 from extensions.tuning.lora import lora
 from multitask_classifier import MultitaskBERT
@@ -64,10 +65,10 @@ def test_frozen_layers_stay_in_20_steps_that_lower_the_loss(deep_dir):
 
 
 def test_freezing_nothing_and_wrong_layers_are_named(deep_dir):
-    for options, message in (({"layers": "none", "embeddings": False}, "freezes nothing"),
-                             ({"layers": "first-4"}, "first-4: choose all"), ({"layers": "top"}, "top: choose all")):
+    for options, message in (("layers=none,embeddings=false", "freezes nothing"),
+                             ("layers=first-4", "first-4: choose all"), ("layers=top", "must be all, none, first-N")):
         with pytest.raises(ValueError, match=message):
-            freeze_layers(tiny_model(deep_dir).bert, **options)
+            from_spec(f"freeze:{options}", ADAPT)(tiny_model(deep_dir).bert)
 
 
 def thawing(bert_dir, **options):

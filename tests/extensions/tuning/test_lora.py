@@ -8,10 +8,12 @@ import torch
 import torch.nn as nn
 
 from engine.fast_dropout import FastDropout, use_fast_dropout
+from extensions import ADAPT
 from extensions.architecture.extra_attention import extra_attention
 from extensions.architecture.glu import swiglu
 from extensions.architecture.pals import pals
 from extensions.architecture.task_layers import task_layers
+from extensions.specs import from_spec
 from extensions.tuning.lora import LoRALinear, lora
 from extensions.tuning.mixout import MixLinear, mixout
 from tests.helpers.peft_cases import (
@@ -107,13 +109,14 @@ def test_the_loss_falls_in_20_steps(one_layer, monkeypatch):
     learns(one_layer, partial(lora, dropout=0.1), monkeypatch)
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"targets": "query+quarry"}, "targets=query.quarry: join words of query, key"), ({"targets": "+"}, "join words"),
-    ({"alpha": 0.0}, "alpha must be above 0"), ({"dropout": 1.0}, "dropout below 1"),
-    ({"layers": "last-5"}, "first-N, mid-N or last-N"), ({"layers": "top"}, "first-N, mid-N or last-N")])
-def test_wrong_options_are_named(options, message, four_layers):
+@pytest.mark.parametrize("option, message", [
+    ("targets=query+quarry", "targets must be words of query, key, .*, joined by"), ("targets=+", "joined by"),
+    ("alpha=0.0", "alpha must be above 0"), ("dropout=1.0", "dropout must be at least 0 and below 1"),
+    ("layers=last-5", "first-N, mid-N or last-N, with N from 1 to 4"), ("layers=top", "first-N, mid-N or last-N"),
+    ("r=4", "no option 'r'; did you mean rank"), ("lora_alpha=4", "did you mean alpha"), ("lr=1", "did you mean --lr")])
+def test_wrong_options_are_named(option, message, four_layers):
     with pytest.raises(ValueError, match=message) as error:
-        small_bert(four_layers, partial(lora, **options))
+        small_bert(four_layers, from_spec(f"lora:{option}", ADAPT))
     assert "\n" not in str(error.value)
 
 

@@ -6,8 +6,9 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from engine.packed_attention import is_packable, pack_attention
+from extensions import ADAPT
+from extensions.specs import from_spec
 from extensions.tuning.mixout import MixLinear, mixout
-from files.errors import UserError
 from tests.helpers.fixtures_tiny import losses_of_20_steps
 from tests.helpers.regularizer_cases import COURSE_TASKS, a_batch, no_waiting, tiny_model, total
 
@@ -94,10 +95,11 @@ def test_the_gradient_is_that_of_the_formula():
 
 def test_p_0_is_the_plain_layer_and_wrong_options_are_named(bert_dir):
     batch = a_batch("sst", bert_dir)
-    assert forward_of(moved(mixed(bert_dir, p=0.0)), batch).logits.equal(forward_of(moved(tiny_model(bert_dir)), batch).logits)
-    for options, message in (({"p": 1.0}, "p=1.0: .* less than 1"), ({"unit": "row"}, "unit=row: .* neuron, weight")):
-        with pytest.raises(UserError, match=message):
-            mixed(bert_dir, **options)
+    plain = forward_of(moved(tiny_model(bert_dir)), batch).logits
+    assert forward_of(moved(mixed(bert_dir, p=0.0)), batch).logits.equal(plain)
+    for option, message in (("p=1.0", "p must be at least 0 and below 1"), ("unit=row", "one of neuron, weight")):
+        with pytest.raises(ValueError, match=message):
+            from_spec(f"mixout:{option}", ADAPT)
 
 
 def test_padding_changes_nothing_and_a_frozen_encoder_neither(bert_dir):

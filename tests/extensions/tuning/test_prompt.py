@@ -8,10 +8,12 @@ import torch
 from bert import BertModel
 from config import BertConfig
 from engine.packed_attention import pack_attention
+from extensions import ADAPT
 from extensions.architecture.pals import pals
 from extensions.architecture.task_layers import task_layers
 from extensions.heads.pooling import hidden_states_of
 from extensions.penalties.smart import smart
+from extensions.specs import from_spec
 from extensions.tuning.mixout import mixout
 from extensions.tuning.prefix import prefix
 from extensions.tuning.prompt import PromptedBert, prompt
@@ -175,8 +177,8 @@ def test_the_loss_falls_in_20_steps_of_bf16_without_waiting(encoder, bert_dir, m
 
 
 def test_wrong_options_are_named(bert_dir):
-    with pytest.raises(ValueError, match="encoder=lstm: .* none, mlp"):
-        prompted(bert_dir, encoder="lstm")
+    with pytest.raises(ValueError, match="encoder must be one of none, mlp"):
+        from_spec("prompt:encoder=lstm", ADAPT)
     with pytest.raises(ValueError, match="name it once"):
         prompt(prompted(bert_dir).bert)
     assert prompted(bert_dir, length=20).bert.prepended == 20
