@@ -346,7 +346,8 @@ def of_task(args, task):
     begun = os.path.exists(last) and os.path.getmtime(last) >= os.path.getmtime(args.filepath)
     return argparse.Namespace(**{**vars(args), "tasks": [task], "epochs": args.per_task_epochs, "init": args.filepath,
                                  "of_tasks": args.tasks, "schedule": "proportional", "gradient": "sum",
-                                 "task_weights": "fixed", "run_dir": folder, "filepath": os.path.join(folder, "best.pt"),
+                                 "task_weights": "fixed", "run_dir": folder,
+                                 "filepath": os.path.join(folder, "best.pt"),
                                  "of_run": args.run_dir, "resume": args.resume and begun})
 
 

@@ -124,7 +124,7 @@ def work(folder, rank):
 def test_two_processes_do_what_one_does(tmp_path):
     """The orders that PCGrad and GradVac draw are the same in both processes, though their seeds differ."""
     root = Path(__file__).parents[3]
-    workers = [subprocess.Popen([sys.executable, "-m", "tests.extensions.gradients.test_task_gradients", str(tmp_path), str(rank)], cwd=root,
+    workers = [subprocess.Popen([sys.executable, "-m", __name__, str(tmp_path), str(rank)], cwd=root,
                                 env={**os.environ, "OMP_NUM_THREADS": "1"}) for rank in (0, 1)]
     assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))

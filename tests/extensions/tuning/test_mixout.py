@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from engine.packed_attention import is_packable, pack_attention
 from extensions.tuning.mixout import MixLinear, mixout
 from files.errors import UserError
-from tests.helpers.fixtures_tiny import losses_of_20_steps
+from tests.helpers.fixtures_tiny import forward_of, losses_of_20_steps
 from tests.helpers.regularizer_cases import COURSE_TASKS, a_batch, no_waiting, tiny_model, total
 
 
@@ -94,7 +94,8 @@ def test_the_gradient_is_that_of_the_formula():
 
 def test_p_0_is_the_plain_layer_and_wrong_options_are_named(bert_dir):
     batch = a_batch("sst", bert_dir)
-    assert forward_of(moved(mixed(bert_dir, p=0.0)), batch).logits.equal(forward_of(moved(tiny_model(bert_dir)), batch).logits)
+    plain = forward_of(moved(tiny_model(bert_dir)), batch).logits
+    assert forward_of(moved(mixed(bert_dir, p=0.0)), batch).logits.equal(plain)
     for options, message in (({"p": 1.0}, "p=1.0: .* less than 1"), ({"unit": "row"}, "unit=row: .* neuron, weight")):
         with pytest.raises(UserError, match=message):
             mixed(bert_dir, **options)
