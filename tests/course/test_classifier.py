@@ -11,7 +11,7 @@ import torch
 
 import classifier
 from bert import BertModel
-from classifier import BertSentimentClassifier, FrozenFeatures, SentimentDataset
+from classifier import BertSentimentClassifier, FrozenFeatures, SentimentDataset, collect
 from engine.batching import bucket_loader
 from evaluation import collect
 from files.errors import UserError
@@ -97,12 +97,12 @@ def test_frozen_features_are_computed_once_without_dropout(course_folder, monkey
 def test_frozen_features_stand_in_the_rows_order(course_folder):
     rows = classifier.load_data("data/ids-sst-train.csv", "valid")
     data, model = SentimentDataset(rows, SimpleNamespace()), sst_model().train()
-    features = FrozenFeatures(data, model, CPU, collect)
+    features = FrozenFeatures(data, model, CPU, "sst", collect)
     assert len(features) == len(rows) == 8 and list(features.lengths()) == [1] * 8
     for i, row in enumerate(rows):
         batch, expected = features.collate_fn([i]), data.collate_fn([row])
         with torch.no_grad():
-            alone = model.eval().features(expected["token_ids"], expected["attention_mask"])
+            [alone] = model.eval().encode("sst", expected)
         torch.testing.assert_close(batch["features"], alone, rtol=1e-4, atol=1e-5)
         assert batch["labels"].equal(expected["labels"])
         assert (batch["sents"], batch["sent_ids"]) == (expected["sents"], expected["sent_ids"])
@@ -111,7 +111,7 @@ def test_frozen_features_stand_in_the_rows_order(course_folder):
 
 def test_head_on_features_equals_training_through_the_frozen_model(course_folder, monkeypatch):
     trained = []
-    for features in (FrozenFeatures, lambda data, model, device, collect: data):
+    for features in (FrozenFeatures, lambda data, *_: data):
         monkeypatch.setattr(classifier, "FrozenFeatures", features)
         accuracy = classifier.train(namespace(lr=0.05))
         trained.append((accuracy, torch.load("model.pt", weights_only=True)["model"]))
@@ -130,7 +130,7 @@ def test_the_head_drops_features_and_the_frozen_encoder_drops_nothing(course_fol
     inputs = batch["token_ids"], batch["attention_mask"]
     for option, same in (("pretrain", True), ("finetune", False)):
         model = sst_model(option).train()
-        assert model.features(*inputs).equal(model.features(*inputs)) == same
+        assert model.encode("sst", batch)[0].equal(model.encode("sst", batch)[0]) == same
         assert not model(*inputs).equal(model(*inputs))
         assert {name for name, p in model.named_parameters() if p.requires_grad} == (
             {"classifier.weight", "classifier.bias"} if same else {name for name, _ in model.named_parameters()})

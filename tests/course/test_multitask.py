@@ -11,7 +11,7 @@ from engine.losses import LOSSES
 from extensions import POOLING, TASK_LOSSES
 from files.errors import UserError
 from multitask_classifier import MultitaskBERT, get_args, pack_pairs
-from tests.helpers.fixtures_tiny import losses_of_20_steps, task_batch
+from tests.helpers.fixtures_tiny import forward_of, losses_of_20_steps, task_batch
 
 IDS_1 = torch.tensor([[101, 950, 960, 102, 0], [101, 940, 930, 955, 102]])
 IDS_2 = torch.tensor([[101, 970, 971, 102], [101, 950, 102, 0]])
@@ -98,7 +98,7 @@ def test_predictions_in_both_orders_are_the_mean_of_two(task, encoding, build):
     torch.testing.assert_close(average(IDS_2, MASK_2, IDS_1, MASK_1), (one + other) / 2)
     assert one.allclose(other) == ("pair_score" in encoding)  # the cosine alone is symmetric
     batch = dict(zip(("token_ids_1", "attention_mask_1", "token_ids_2", "attention_mask_2"), PAIR, strict=True))
-    assert both.logits({**batch, "task": task}).equal(one)  # losses see the pairs as they are
+    assert both.logits(task, batch).equal(one)  # losses see the pairs as they are
     if encoding["pair_encoding"] == "cross":
         packed = dict(zip(("token_ids", "attention_mask", "token_type_ids"), pack_pairs(*PAIR, 512), strict=True))
         torch.testing.assert_close(both.predict(task, packed), (one + other) / 2)

@@ -14,7 +14,7 @@ from engine.fast_dropout import use_fast_dropout
 from engine.loop import fit
 from engine.packed_attention import pack_attention
 from files.errors import UserError
-from tests.helpers.fixtures_tiny import losses_of_20_steps
+from tests.helpers.fixtures_tiny import forward_of, losses_of_20_steps
 from tests.helpers.regularizer_cases import CASES, a_batch, tiny_model, total
 
 

@@ -118,7 +118,7 @@ def test_little_of_what_the_encoder_sees_is_padding(
     loader = training_loaders(args)[task]
     with torch.no_grad():
         for batch in loader:
-            model.logits({**batch, "task": task})
+            model.logits(task, batch)
     print(f"{1 - encoder.real / encoder.padded:.1%} padding, at most {encoder.largest} tokens")  # shown on failure
     assert encoder.largest <= batching.MAX_TOKENS_TRAIN
     limit = 0.05 if batch_size <= 32 and pair_encoding == "cross" else 0.08

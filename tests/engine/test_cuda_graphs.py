@@ -12,8 +12,9 @@ import torch.nn as nn
 from engine import fused_adamw
 from engine.cuda_graphs import GraphedStep
 from engine.fused_adamw import FusedAdamW
-from engine.step import TrainingStep
+from engine.step import TrainingStep, part_to_device
 from extensions.losses.supervised import ce, mse
+from extensions.schedules._steps import Part
 
 
 class Model(nn.Module):
@@ -25,10 +26,12 @@ class Model(nn.Module):
         self.words, self.hidden, self.dropout = nn.Embedding(50, 16), nn.Linear(16, 16), nn.Dropout(dropout)
         self.heads = nn.ModuleDict({"sst": nn.Linear(16, 5), "sts": nn.Linear(16, 1)})
 
-    def logits(self, batch):
+    def encode(self, task, batch):
         mask = batch["attention_mask"].unsqueeze(-1)
-        mean = (self.words(batch["token_ids"]) * mask).sum(1) / mask.sum(1)
-        return self.heads[batch["task"]](self.dropout(self.hidden(mean).tanh())).squeeze(-1)
+        return [(self.words(batch["token_ids"]) * mask).sum(1) / mask.sum(1)]
+
+    def score(self, task, encodings):
+        return self.heads[task](self.dropout(self.hidden(encodings[0]).tanh())).squeeze(-1)
 
 
 class FakeGraph:
@@ -94,12 +97,13 @@ def graphed(monkeypatch, limit=64, **options):
 
 
 def batch(task, rows, width, seed, share=1.0):
+    """Return a Part of random rows, the same for the same seed."""
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(1, width + 1, (rows, 1), generator=generator)
     labels = torch.randint(0, 5, (rows,), generator=generator)
-    return {"task": task, "token_ids": torch.randint(50, (rows, width), generator=generator),
-            "attention_mask": (torch.arange(width) < lengths).long(), "labels": labels if task == "sst" else
-            labels.float(), "sent_ids": [f"{seed}-{i}" for i in range(rows)], "share": share}
+    return Part({"token_ids": torch.randint(50, (rows, width), generator=generator),
+                 "attention_mask": (torch.arange(width) < lengths).long(), "labels": labels if task == "sst" else
+                 labels.float(), "sent_ids": [f"{seed}-{i}" for i in range(rows)]}, share)
 
 
 def schedule(steps, device="cpu"):
@@ -112,8 +116,7 @@ def schedule(steps, device="cpu"):
             parts = [{"sst": batch("sst", 6, 4, i, 0.5)}, {"sst": batch("sst", 6, 4, -i, 0.5)}]
         if i % 7 == 6:
             parts = [{"sst": batch("sst", 6, 4, i), "sts": batch("sts", 6, 4, i)}]
-        plan.append([{task: {k: v.to(device) if torch.is_tensor(v) else v for k, v in b.items()}
-                      for task, b in part.items()} for part in parts])
+        plan.append([{task: part_to_device(b, device) for task, b in part.items()} for part in parts])
     return plan
 
 
@@ -145,8 +148,8 @@ def test_equals_the_plain_step_over_50_steps(monkeypatch):
 def test_the_first_batch_of_a_kind_is_a_plain_step_the_second_is_recorded(monkeypatch):
     graphs = graphed(monkeypatch)
     kinds = [batch("sst", 6, 4, 0), batch("sst", 6, 4, 1), batch("sst", 6, 4, 2), batch("sst", 6, 5, 3),
-             batch("sst", 6, 4, 4, share=0.5), batch("sts", 6, 4, 5)]
-    train(graphs, [[{b["task"]: b}] for b in kinds])
+             batch("sst", 6, 4, 4, share=0.5)]
+    train(graphs, [[{"sst": b}] for b in kinds] + [[{"sts": batch("sts", 6, 4, 5)}]])
     assert graphs.recorder.calls == ["eager", "capture", "capture", "eager", "eager", "eager"]
     first = graphs([{"sst": kinds[0]}])["sst"]
     value = float(first)
@@ -175,10 +178,10 @@ def test_the_least_recently_used_graphs_make_way(monkeypatch):
 def test_several_processes_sum_gradients_between_the_two_graphs(monkeypatch):
     plain, graphs = make_step(), graphed(monkeypatch)
     for step in (plain, graphs.step):
-        def add_up(losses, step=step):  # as if another process had the same
+        def all_reduce(losses, step=step):  # as if another process had the same
             for value in [*(p.grad for p in step.params if p.grad is not None), *losses.values()]:
                 value.mul_(2)
-        step.add_up, step.max_grad_norm = add_up, 1e9
+        step.all_reduce, step.max_grad_norm = all_reduce, 1e9
     monkeypatch.setattr("engine.distributed.world_size", lambda: 2)
     assert train(graphs, schedule(20)) == [pytest.approx(loss, rel=1e-5) for loss in train(plain, schedule(20))]
     assert_same_state(plain, graphs.step)
@@ -258,12 +261,12 @@ def test_without_graphs_too_little_memory_is_an_error(monkeypatch):
 
 
 def test_a_loss_that_reads_a_list_is_not_recorded(monkeypatch, capsys):
-    def stale(model, batch):
-        return ce(model, batch) + len(batch["sent_ids"])
+    def stale(forward):
+        return ce(forward) + len(forward.batch["sent_ids"])
 
     graphs = graphed(monkeypatch, losses={"sst": stale})
     train(graphs, [[{"sst": batch("sst", 6, 4, i)}] for i in range(3)])
-    assert "KeyError: 'sent_ids'" in capsys.readouterr().out and graphs.recorder is None
+    assert "KeyError: 'sent_ids'" in capsys.readouterr().out and not graphs.active
 
 
 def test_a_loss_that_is_not_finite_stops_the_updates(monkeypatch):
@@ -271,7 +274,7 @@ def test_a_loss_that_is_not_finite_stops_the_updates(monkeypatch):
     plan = [[{"sts": batch("sts", 6, 4, i)}] for i in range(6)]
     train(graphs, plan[:3])
     weights = copy.deepcopy(graphs.step.model.state_dict())
-    plan[3][0]["sts"]["labels"][0] = float("nan")
+    plan[3][0]["sts"].batch["labels"][0] = float("nan")
     train(graphs, plan[3:])
     assert graphs.skipped == 3
     assert all(torch.equal(p, weights[name]) for name, p in graphs.step.model.state_dict().items())
@@ -284,7 +287,7 @@ def test_on_a_gpu_equals_the_plain_step_over_50_steps(precision, tolerance):
     expected, graphs = train(plain, schedule(50, "cuda")), GraphedStep(wrapped)
     assert train(graphs, schedule(50, "cuda")) == [pytest.approx(loss, rel=tolerance, abs=tolerance)
                                                    for loss in expected]
-    assert graphs.recorder is not None and graphs.recordings
+    assert graphs.active and graphs.recordings
     assert [plain.optimizer.state[p]["step"] for p in plain.params] == [
         wrapped.optimizer.state[p]["step"] for p in wrapped.params]
 
@@ -299,8 +302,8 @@ def test_on_a_gpu_dropout_masks_are_not_repeated():
 
 @pytest.mark.gpu
 def test_on_a_gpu_a_step_that_waits_for_the_device_falls_back(capsys):
-    def waits(model, batch):
-        loss = ce(model, batch)
+    def waits(forward):
+        loss = ce(forward)
         return loss if loss.item() else loss
 
     graphs = GraphedStep(make_step(dropout=0.5, losses={"sst": waits}, device="cuda"))

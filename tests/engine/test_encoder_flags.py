@@ -15,7 +15,15 @@ from bert import BertModel
 from engine.arguments import note_idle_encoder_flags
 from engine.checkpoint import frozen_names, load_checkpoint, load_weights, weights_of
 from engine.model_config import load_encoder, read_config
-from extensions.encoder import attach, chosen_layers, freeze, loaded_parameters, replace_modules, techniques_of
+from extensions.encoder import (
+    EncoderTechnique,
+    attach,
+    chosen_layers,
+    freeze,
+    loaded_parameters,
+    replace_modules,
+    techniques_of,
+)
 from extensions.technique import Technique
 from extensions.tuning._linears import merge, unmerge
 from files.errors import UserError
@@ -116,7 +124,7 @@ def test_the_classifier_refuses_what_has_a_part_for_each_task(bert_dir):
 
 
 def test_what_a_technique_attaches(bert_dir):
-    class Technique:
+    class Technique(EncoderTechnique):
         def of_weights(self, model):
             return 0
 
@@ -124,6 +132,10 @@ def test_what_a_technique_attaches(bert_dir):
     assert techniques_of(model, "of_weights") == []
     attach(model.bert, technique)
     assert techniques_of(model, "of_weights") == [technique] and techniques_of(model, "report") == []
+    with pytest.raises(TypeError, match="Misspelt.of_weight: training calls no method of that name"):
+        class Misspelt(EncoderTechnique):
+            def of_weight(self, model):
+                return 0
 
 
 def test_freezing_leaves_what_techniques_have_added(bert_dir):

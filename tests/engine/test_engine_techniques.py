@@ -4,13 +4,13 @@ That the techniques themselves do what their papers say is in their own files; h
 """
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from engine.step import TrainingStep, make_step
 from extensions.penalties.bregman import Bregman
+from extensions.schedules._steps import Part
 from extensions.task_weights.fixed import FixedWeights
 from extensions.task_weights.loss_scale import LossScale
 from tests.engine.test_step import CPU, Line
@@ -18,14 +18,14 @@ from tests.engine.test_step import CPU, Line
 LR = 0.1
 
 
-def batches(**more):
-    """Return a step of two tasks, whose losses (`LOSSES`) are 3 w and 5 w; `more` is added to the second's batch."""
-    batch = {"labels": torch.zeros(1), "sent_ids": ["a"], "share": 1.0}
-    return [{"sst": {**batch, "x": torch.tensor([3.0]), "task": "sst"},
-             "sts": {**batch, "x": torch.tensor([5.0]), "task": "sts", **more}}]
+def batches(weight=1.0):
+    """Return a step of two tasks, whose losses (`LOSSES`) are 3 w and 5 w; `weight` is the schedule's of the second."""
+    batch = {"labels": torch.zeros(1), "sent_ids": ["a"]}
+    return [{"sst": Part({**batch, "x": torch.tensor([3.0])}),
+             "sts": Part({**batch, "x": torch.tensor([5.0])}, weight=weight)}]
 
 
-LOSSES = dict.fromkeys(("sst", "sts"), lambda model, batch: model.logits(batch).sum())
+LOSSES = dict.fromkeys(("sst", "sts"), lambda forward: forward.logits.sum())
 
 
 def step_of(model, **options):
@@ -68,9 +68,8 @@ def test_learned_weights_are_trained_at_a_rate_of_their_own():
     model = Line(1.0)
     model.bert = torch.nn.Module()
     optimizer = torch.optim.SGD(model.parameters(), lr=LR)
-    args = SimpleNamespace(task_weights="uncertainty", gradient="sum", penalty=[], lr=LR, compile="none",
-                           precision="fp32", attention_backend="auto", max_grad_norm=math.inf)
-    step = make_step(model, LOSSES, optimizer, CPU, args, joint=True)
+    step = make_step(model, LOSSES, optimizer, CPU, task_weights="uncertainty", lr=LR, compile="none",
+                     precision="fp32", max_grad_norm=math.inf, joint=True)
     assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(LR, 0), (1e-3, 0)]
     step(batches())
     assert model.weight.item() == pytest.approx(1 - LR * (3 + 5 / 2))

@@ -19,7 +19,7 @@ from classifier import BertSentimentClassifier
 from datasets import SentenceClassificationDataset, SentencePairDataset
 from engine import feature_cache
 from engine.batching import bucket_loader
-from engine.feature_cache import FrozenFeatures, are_fixed, cache_path, frozen_loader, of_batch
+from engine.feature_cache import FrozenFeatures, are_fixed, cache_path, features_of, frozen_loader
 from engine.step import to_device
 from evaluation import collect
 from multitask_classifier import MultitaskBERT
@@ -72,18 +72,18 @@ def sentiment_model(bert_dir):
 @pytest.mark.parametrize("task, encoding", ENCODINGS)
 def test_features_are_the_models_and_the_second_time_from_the_file(task, encoding, bert_dir, folder, passes):
     model, data = a_model(bert_dir, encoding), data_of(task, bert_dir)
-    first = FrozenFeatures(data, model, CPU, collect, task)
+    first = FrozenFeatures(data, model, CPU, task, collect)
     assert passes and not first.from_cache and len(list(folder.iterdir())) == 1
     passes.clear()
-    second = FrozenFeatures(data, model.train(), CPU, collect, task)
+    second = FrozenFeatures(data, model.train(), CPU, task, collect)
     assert not passes and second.from_cache and second.features.equal(first.features)
     model.eval()
     for i, row in enumerate(data.dataset):
         batch = second.collate_fn([i])
         with torch.no_grad():
-            alone = model.features({**data.collate_fn([row]), "task": task})
-        assert len(of_batch(batch)) == len(alone) == (1 if encoding == "cross" else 2)
-        for kept, expected in zip(of_batch(batch), alone, strict=True):
+            alone = model.encode(task, data.collate_fn([row]))
+        assert len(features_of(batch)) == len(alone) == (1 if encoding == "cross" else 2)
+        for kept, expected in zip(features_of(batch), alone, strict=True):
             torch.testing.assert_close(kept, expected, rtol=0, atol=1e-5)
         assert batch["labels"].equal(data.labels([row])) and batch["sent_ids"] == [row[-1]]
         assert ("sents" in batch) == (task == "sst")
@@ -91,8 +91,8 @@ def test_features_are_the_models_and_the_second_time_from_the_file(task, encodin
 
 def test_both_scripts_models_have_features_of_their_own(bert_dir, folder, passes):
     data = data_of("sst", bert_dir)
-    features = [FrozenFeatures(data, model, CPU, collect, task) for model, task in (
-        (sentiment_model(bert_dir), None), (a_model(bert_dir), "sst"), (a_model(bert_dir, pooling="pooler"), "sst"))]
+    features = [FrozenFeatures(data, model, CPU, task, collect) for model, task in (
+        (sentiment_model(bert_dir), "sst"), (a_model(bert_dir), "sst"), (a_model(bert_dir, pooling="pooler"), "sst"))]
     assert not any(each.from_cache for each in features) and len(list(folder.iterdir())) == 3
     torch.testing.assert_close(features[0].features, features[2].features)
     assert not torch.allclose(features[0].features, features[1].features, atol=1e-3)
@@ -153,10 +153,10 @@ DAMAGE = {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_file_that_is_not_right_is_computed_anew(damage, bert_dir, folder, passes, capsys):
     model, data = a_model(bert_dir), data_of("sst", bert_dir)
-    expected = FrozenFeatures(data, model, CPU, collect, "sst").features
+    expected = FrozenFeatures(data, model, CPU, "sst", collect).features
     [path] = folder.iterdir()
     if damage == "another's":
-        FrozenFeatures(data, a_model(bert_dir, pooling="max"), CPU, collect, "sst")
+        FrozenFeatures(data, a_model(bert_dir, pooling="max"), CPU, "sst", collect)
         [other] = [entry for entry in folder.iterdir() if entry != path]
         shutil.copy(other, path)
     elif damage == "not finite":
@@ -173,40 +173,40 @@ def test_a_file_that_is_not_right_is_computed_anew(damage, bert_dir, folder, pas
     capsys.readouterr()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore" if damage == "a folder" else "error")
-        again = FrozenFeatures(data, model, CPU, collect, "sst")
+        again = FrozenFeatures(data, model, CPU, "sst", collect)
     assert passes and again.features.equal(expected) and not again.from_cache
     [line] = capsys.readouterr().out.splitlines()
     assert line.startswith(f"note: {path} is damaged or not what its name says")
     if damage != "a folder":
-        assert FrozenFeatures(data, model, CPU, collect, "sst").from_cache
+        assert FrozenFeatures(data, model, CPU, "sst", collect).from_cache
 
 
 def test_off_too_small_and_a_disk_that_cannot_be_written(bert_dir, folder, monkeypatch):
     model, data = a_model(bert_dir), data_of("sst", bert_dir)
     with monkeypatch.context() as patch:
         patch.setenv("MINBERT_FEATURE_CACHE", "0")
-        FrozenFeatures(data, model, CPU, collect, "sst")
+        FrozenFeatures(data, model, CPU, "sst", collect)
     with monkeypatch.context() as patch:
         patch.setattr(feature_cache, "FEATURE_CACHE_TOKENS", 10**6)
-        FrozenFeatures(data, model, CPU, collect, "sst")
+        FrozenFeatures(data, model, CPU, "sst", collect)
     assert not folder.exists()
     folder.write_text("in the way")
     with pytest.warns(UserWarning, match="features are not kept for the next run"):
-        assert len(FrozenFeatures(data, model, CPU, collect, "sst")) == 6
+        assert len(FrozenFeatures(data, model, CPU, "sst", collect)) == 6
 
 
 def test_the_folder_keeps_what_was_used_last(bert_dir, folder, monkeypatch):
     model = a_model(bert_dir)
     sets = [data_of("sst", bert_dir, rows) for rows in (4, 5, 6)]
     for data in sets[:2]:
-        FrozenFeatures(data, model, CPU, collect, "sst")
+        FrozenFeatures(data, model, CPU, "sst", collect)
     for entry in folder.iterdir():
         os.utime(entry, (1, 1))  # a file system may tell no times apart that are as near as these
     size = max(entry.stat().st_size for entry in folder.iterdir())
-    assert FrozenFeatures(sets[0], model, CPU, collect, "sst").from_cache  # and so used after sets[1]
+    assert FrozenFeatures(sets[0], model, CPU, "sst", collect).from_cache  # and so used after sets[1]
     monkeypatch.setattr(feature_cache, "FEATURE_CACHE_BYTES", int(2.5 * size))
-    FrozenFeatures(sets[2], model, CPU, collect, "sst")
-    assert [FrozenFeatures(data, model, CPU, collect, "sst").from_cache for data in (sets[2], sets[0], sets[1])] == [
+    FrozenFeatures(sets[2], model, CPU, "sst", collect)
+    assert [FrozenFeatures(data, model, CPU, "sst", collect).from_cache for data in (sets[2], sets[0], sets[1])] == [
         True, True, False]
 
 
@@ -214,10 +214,10 @@ def test_what_is_not_fixed_is_not_kept(bert_dir):
     def fixed(loss="ce", penalty=None, change=lambda model: None, **more):
         model = a_model(bert_dir, **more)
         change(model)
-        return are_fixed(model, SimpleNamespace(loss={"sst": [loss]}, penalty=penalty))
+        return are_fixed(model, {"sst": [loss]}, penalty)
 
     assert fixed() and fixed(penalty=["rdrop:weight=0.5"]) and fixed("ordinal") and are_fixed(
-        sentiment_model(bert_dir), SimpleNamespace(penalty=None))
+        sentiment_model(bert_dir))
     assert not fixed(option="finetune") and not fixed(pooling="attention") and not fixed(penalty=["smart"])
     assert not fixed("simcse") and not fixed(change=lambda model: model.bert.pooler_dense.requires_grad_(True))
     assert not fixed(pair_order="both")
@@ -228,13 +228,13 @@ def test_what_is_not_fixed_is_not_kept(bert_dir):
 def test_a_loader_of_features_serves_a_head(task, encoding, bert_dir, folder):
     model, data = a_model(bert_dir, encoding, hidden_dropout_prob=0.0), data_of(task, bert_dir)
     loader = bucket_loader(data, 4, shuffle=True, seed=3, pair_encoding=encoding)
-    frozen = frozen_loader(loader, model, CPU, collect, task)
+    frozen = frozen_loader(loader, model, CPU, task, collect)
     seen = []
     for batch in frozen:
         seen += batch["sent_ids"]
-        logits = model.score(task, of_batch(to_device(batch, CPU)))
+        logits = model.score(task, features_of(to_device(batch, CPU)))
         rows = [data.dataset[int(name[2:])] for name in batch["sent_ids"]]
-        torch.testing.assert_close(logits, model.eval().logits({**data.collate_fn(rows), "task": task}), atol=1e-5,
+        torch.testing.assert_close(logits, model.eval().logits(task, data.collate_fn(rows)), atol=1e-5,
                                    rtol=1e-4)
     assert sorted(seen) == [row[-1] for row in data.dataset] and len(frozen) == 2
 

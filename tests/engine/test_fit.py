@@ -39,8 +39,8 @@ def run(folder):
         seen = SimpleNamespace(model=model, optimizer=optimizer, losses=[], scores=[], saved=[])
 
         def recorded(task):
-            def loss_of(forward_of(model, batch)):
-                loss = TASK_LOSSES[LOSSES[task]](forward_of(model, batch))
+            def loss_of(forward):
+                loss = TASK_LOSSES[LOSSES[task]](forward)
                 seen.losses.append(loss.item())
                 return loss
             return loss_of

@@ -110,12 +110,13 @@ script.save_model = saving
 
 def test_a_second_signal_does_not_wait(script, data, folder):  # noqa: F811
     before = """
-import engine, os, signal
+import os, signal
+from engine.step import TrainingStep
 def step(self, parts):
     os.kill(os.getpid(), signal.SIGINT)
     os.kill(os.getpid(), signal.SIGINT)
     raise SystemExit(7)
-engine.TrainingStep.__call__ = step
+TrainingStep.__call__ = step
 """
     ended, said = script.run(folder, *flags_of(data), before=before)
     assert ended == 130 and "interrupted" in said and not (folder / RUN / "last.pt").exists()

@@ -8,6 +8,8 @@ import torch
 
 from engine import fused_adamw
 from engine.joint_graphs import JointGraphedStep
+from engine.step import part_to_device
+from extensions import WeightPenalty
 from extensions.task_weights._task_weights import TaskWeights
 from extensions.task_weights.uncertainty import Uncertainty
 from tests.engine.test_cuda_graphs import (
@@ -34,7 +36,7 @@ class Recorder(FakeRecorder):
         return result
 
 
-class Decay:
+class Decay(WeightPenalty):
     """A loss of the weights, once a step."""
 
     def of_weights(self, model):
@@ -44,7 +46,7 @@ class Decay:
 def joint_step(monkeypatch, graphs=False, limit=64, penalties=(), weights=None, **options):
     monkeypatch.setattr(fused_adamw, "in_device_memory", lambda device: True)
     step = make_step(**options)
-    step.of_weights = list(penalties)
+    step.weight_losses = [penalty.of_weights for penalty in penalties]
     step.weights = weights or TaskWeights(step.losses)
     if list(step.weights.parameters()):
         step.optimizer.add_param_group({"params": list(step.weights.parameters()), "weight_decay": 0.0})
@@ -65,8 +67,7 @@ def plan_of(steps, device="cpu"):
             parts = [{"sst": batch("sst", 3, 4, i + k, 0.5), "sts": batch("sts", 2, 5, k - i, 0.5)} for k in range(2)]
         if i % 9 == 8:
             parts = [{"sst": batch("sst", 6, 4, i)}]
-        plan.append([{task: {k: v.to(device) if torch.is_tensor(v) else v for k, v in b.items()}
-                      for task, b in part.items()} for part in parts])
+        plan.append([{task: part_to_device(b, device) for task, b in part.items()} for part in parts])
     return plan
 
 
@@ -104,10 +105,10 @@ def test_few_recordings_are_kept(monkeypatch):
 def test_several_processes_sum_gradients_before_the_update(monkeypatch):
     plain, graphs = joint_step(monkeypatch), joint_step(monkeypatch, graphs=True)
     for step in (plain, graphs.step):
-        def add_up(losses, step=step):  # as if another process had the same
+        def all_reduce(losses, step=step):  # as if another process had the same
             for value in [*(p.grad for p in step.params if p.grad is not None), *losses.values()]:
                 value.mul_(2)
-        step.add_up, step.max_grad_norm = add_up, 1e9
+        step.all_reduce, step.max_grad_norm = all_reduce, 1e9
     assert train(graphs, plan_of(20)) == [pytest.approx(loss, rel=1e-5) for loss in train(plain, plan_of(20))]
     assert_same_state(plain, graphs.step)
 
@@ -130,7 +131,7 @@ def test_a_failed_capture_falls_back_as_if_nothing_had_happened(monkeypatch, cap
     torch.manual_seed(5)
     assert train(graphs, plan_of(20)) == [pytest.approx(loss, rel=1e-5) for loss in expected]
     assert_same_state(plain, graphs.step)
-    assert graphs.recorder is None and capsys.readouterr().out.count("no CUDA graphs from here on") == 1
+    assert not graphs.active and capsys.readouterr().out.count("no CUDA graphs from here on") == 1
 
 
 def test_where_the_graphs_leave_no_memory_the_step_is_taken_without_them(monkeypatch, capsys):
@@ -156,4 +157,4 @@ def test_on_a_gpu_equals_the_plain_step_over_60_steps(precision, tolerance):
     expected, graphs = train(plain, plan_of(60, "cuda")), JointGraphedStep(wrapped)
     assert train(graphs, plan_of(60, "cuda")) == [pytest.approx(loss, rel=tolerance, abs=tolerance)
                                                   for loss in expected]
-    assert graphs.recorder is not None and len(graphs.recordings) == 9
+    assert graphs.active and len(graphs.recordings) == 9

@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from engine import fused_adamw
+from engine.loop import optimizer_settings, step_settings
 from engine.losses import total_loss
-from engine.step import make_optimizer, make_step, to_device
+from engine.step import make_optimizer, make_step, part_to_device
 from extensions import SCHEDULES
 from extensions.heads.pairs import encode_apart, pack_pairs
 from extensions.specs import build
@@ -57,10 +58,11 @@ def steps_on(device, flags, times=1):
         model = build_model(args)[0].to(device)
         schedule = build(args.schedule, SCHEDULES, training_loaders(args), args.seed, args.epochs)
         losses = {task: total_loss(args.loss[task]) for task in schedule.loaders}
-        step = make_step(model.train(), losses, make_optimizer(model, args), device, args, schedule.joint)
+        step = make_step(model.train(), losses, make_optimizer(model, **optimizer_settings(args)), device,
+                         joint=schedule.joint, **step_settings(args))
     steps = schedule(0)
     for i in [0, 1] * times:
-        parts = [{task: to_device(batch, device) for task, batch in steps.part(i, k, args.accumulate).items()}
+        parts = [{task: part_to_device(part, device) for task, part in steps.part(i, k, args.accumulate).items()}
                  for k in range(args.accumulate)]
         states = random_states()
         found = step(parts)

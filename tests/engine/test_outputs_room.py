@@ -14,6 +14,7 @@ import multitask_classifier
 from engine import checkpoint
 from engine.checkpoint import checkpoint_bytes, require_room, save_model
 from engine.ema import ExponentialMovingAverage
+from engine.loop import optimizer_settings
 from engine.run_folder import Run
 from engine.step import make_optimizer
 from files.errors import UserError
@@ -39,7 +40,7 @@ def model_and_args(encoder, *flags):
 @pytest.mark.parametrize("flags", [(), ("--option", "pretrain"), ("--ema", "0.9")])
 def test_the_estimate_is_near_the_files(flags, encoder, tmp_path):
     model, args = model_and_args(encoder, *flags)
-    optimizer = make_optimizer(model, args)
+    optimizer = make_optimizer(model, **optimizer_settings(args))
     for p in model.parameters():
         p.grad = torch.zeros_like(p) if p.requires_grad else None
     optimizer.step()
@@ -91,7 +92,7 @@ def test_what_a_resumed_run_replaces_is_room(course_folder, encoder, monkeypatch
 
 def test_whether_a_run_has_finished_is_told_without_reading_its_checkpoint(encoder, tmp_path, monkeypatch):
     model, args = model_and_args(encoder, "--run_dir", str(tmp_path))
-    optimizer, run = make_optimizer(model, args), Run(args.run_dir)
+    optimizer, run = make_optimizer(model, **optimizer_settings(args)), Run(args.run_dir)
 
     def save(finished):
         save_model(model, optimizer, args, model.config, run.last, training={"finished": finished})

@@ -16,7 +16,7 @@ from engine import loop
 step = loop.Training.step
 def stopping(self):
     step(self)
-    if self.run.folder.endswith("WHERE") and self.at.step == 2:
+    if self.run.folder.endswith("WHERE") and self.standing.step == 2:
         os.kill(os.getpid(), signal.SIGTERM)
 loop.Training.step = stopping
 """
@@ -45,7 +45,7 @@ def test_each_task_goes_on_from_the_shared_model_and_predicts_with_its_own(run, 
     shared, joint = weights(folder / "best.pt"), weights(tmp_path / "joint" / RUN / "best.pt")
     assert all(torch.equal(tensor, shared[name]) for name, tensor in joint.items())
     joint_scores = max((line for line in metrics(folder) if line["kind"] == "score"), key=lambda line: line["score"])
-    assert said.count("step 0: dev ") == 3 and "epoch 0: train loss sst " in said and "train loss ;" not in said
+    assert said.count("step 0: dev ") == 3 and "epoch 1: train loss sst " in said and "train loss ;" not in said
     for task in TASKS:
         lines = [line for line in metrics(folder / task) if line["kind"] == "score"]
         assert lines[0]["step"] == 0 and lines[0]["dev"][task] == pytest.approx(joint_scores["dev"][task], abs=1e-6)

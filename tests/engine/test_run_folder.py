@@ -19,14 +19,15 @@ def run(script, data, tmp_path):  # noqa: F811
 
 
 STOP_AT_STEP_5 = """
-import engine, os, signal
-step, calls = engine.TrainingStep.__call__, []
+import os, signal
+from engine.step import TrainingStep
+step, calls = TrainingStep.__call__, []
 def stopping(self, parts):
     calls.append(1)
     if len(calls) == 5:
         os.kill(os.getpid(), signal.SIGTERM)
     return step(self, parts)
-engine.TrainingStep.__call__ = stopping
+TrainingStep.__call__ = stopping
 """
 
 
@@ -53,7 +54,7 @@ def test_what_is_in_the_folder(run, data, tmp_path):  # noqa: F811
     train = [line for line in lines if line["kind"] == "train"]
     scores = [line for line in lines if line["kind"] == "score"]
     assert [line["step"] for line in train] == [4, 8, 9, 12, 16, 18]
-    assert [(line["step"], line["epoch"]) for line in scores] == [(9, 0), (18, 1)]
+    assert [(line["step"], line["epoch"]) for line in scores] == [(9, 1), (18, 2)]
     for line in train:
         assert set(line["loss"]) <= {"sst", "para", "sts"} and all(loss > 0 for loss in line["loss"].values())
         assert line["examples_per_second"] > 0

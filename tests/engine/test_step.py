@@ -10,8 +10,9 @@ from torch import nn
 from engine import progress as progress_module
 from engine.arguments import ArgumentParser
 from engine.progress import MeanLosses, Progress
-from engine.step import TrainingStep, lr_factor, set_learning_rates, to_device
+from engine.step import TrainingStep, lr_factor, part_to_device, set_learning_rates, to_device
 from extensions import TASK_LOSSES
+from extensions.schedules._steps import Part
 
 CPU = torch.device("cpu")
 
@@ -23,14 +24,17 @@ class Line(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.tensor(weight))
 
-    def logits(self, batch):
-        return self.weight * batch["x"]
+    def encode(self, task, batch):
+        return [batch["x"]]
+
+    def score(self, task, encodings):
+        return self.weight * encodings[0]
 
 
 def line_steps(n):
-    """Yield n steps {"line": batch} whose best weight is 100."""
+    """Yield n steps {"line": Part} whose best weight is 100."""
     for _ in range(n):
-        yield {"line": {"x": torch.ones(2), "labels": torch.full((2,), 100.0), "sent_ids": ["a", "b"], "share": 1.0}}
+        yield {"line": Part({"x": torch.ones(2), "labels": torch.full((2,), 100.0), "sent_ids": ["a", "b"]})}
 
 
 def step_of(model, loss=TASK_LOSSES["mse"], lr=0.1, **options):
@@ -81,7 +85,7 @@ def test_a_step_is_loss_gradient_clip_update():
 def test_the_losses_of_two_tasks_add_up():
     model = Line()
     step = step_of(model, max_grad_norm=math.inf)
-    step.losses = dict.fromkeys(("one", "two"), lambda model, batch: 3 * model.logits(batch).sum())
+    step.losses = dict.fromkeys(("one", "two"), lambda forward: 3 * forward.logits.sum())
     step([{name: next(line_steps(1))["line"] for name in ("one", "two")}])
     assert model.weight.item() == pytest.approx(-0.1 * 2 * 3 * 2)
 
@@ -90,16 +94,16 @@ def test_the_losses_of_two_tasks_add_up():
 def test_from_a_loss_that_is_not_finite_on_the_weights_stay(bad):
     calls = []
 
-    def loss(model, batch):
+    def loss(forward):
         calls.append(1)
-        return TASK_LOSSES["mse"](forward_of(model, batch)) * (bad if len(calls) == 3 else 1)
+        return TASK_LOSSES["mse"](forward) * (bad if len(calls) == 3 else 1)
 
     weight, losses, step = train_line(6, loss=loss)
     assert weight == pytest.approx(0.2) and not math.isfinite(losses[2]) and step.skipped == 4
 
 
 def test_a_gradient_that_is_not_finite_is_no_update_either():
-    weight, losses, step = train_line(1, loss=lambda model, batch: (model.logits(batch) * 0).sqrt().sum())
+    weight, losses, step = train_line(1, loss=lambda forward: (forward.logits * 0).sqrt().sum())
     assert losses == [0] and weight == 0 and step.skipped == 1
 
 
@@ -107,7 +111,7 @@ def test_parts_of_unequal_size_give_the_update_of_the_whole():
     x, labels = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 5.0, 1.0])
 
     def batch(rows):
-        return {"line": {"x": x[rows], "labels": labels[rows], "sent_ids": rows, "share": len(rows) / 3}}
+        return {"line": Part({"x": x[rows], "labels": labels[rows], "sent_ids": rows}, share=len(rows) / 3)}
 
     weights, losses = [], []
     for parts in ([[0, 1, 2]], [[0, 2], [1]], [[0], [1], [2]]):
@@ -130,38 +134,40 @@ def test_mean_losses_add_up():
 
 def test_to_device_moves_tensors_and_keeps_the_rest():
     batch = {"labels": torch.zeros(2, dtype=torch.float64), "token_ids": torch.zeros(2, 3, dtype=torch.long),
-             "mask": torch.zeros(2, dtype=torch.bool), "sents": ["a", "b"], "task": "sts"}
+             "mask": torch.zeros(2, dtype=torch.bool), "sents": ["a", "b"]}
     moved = to_device(batch, torch.device("meta"))
     assert {name: value.dtype for name, value in moved.items() if torch.is_tensor(value)} == {
         "labels": torch.float32, "token_ids": torch.long, "mask": torch.bool}
     assert all(value.device.type == "meta" for value in moved.values() if torch.is_tensor(value))
-    assert moved["sents"] == ["a", "b"] and moved["task"] == "sts"
+    assert moved["sents"] == ["a", "b"]
+    part = part_to_device(Part(batch, share=0.5, weight=2.0), torch.device("meta"))
+    assert part.batch["labels"].device.type == "meta" and part[1:] == (0.5, 2.0)
     assert batch["labels"].dtype == torch.float64
 
 
 def test_progress_off_a_terminal_is_a_plain_line_now_and_then(capsys, monkeypatch):
     clock = SimpleNamespace(now=0, monotonic=lambda: clock.now)
     monkeypatch.setattr(progress_module, "time", clock)
-    progress = Progress(total=10, label="epoch 0")
+    progress = Progress(total=10, label="epoch 1")
     for clock.now in (5, 25, 30, 50):
         progress.advance(80)
         if progress.due():
             progress.show({"sst": 1.25, "sts": 0.5})
     out, err = capsys.readouterr()
-    assert out.splitlines() == ["epoch 0: step 2/10, loss sst 1.250 sts 0.500, 6 examples/s, 100 s left",
-                                "epoch 0: step 4/10, loss sst 1.250 sts 0.500, 6 examples/s, 75 s left"]
+    assert out.splitlines() == ["epoch 1: step 2/10, loss sst 1.250 sts 0.500, 6 examples/s, 100 s left",
+                                "epoch 1: step 4/10, loss sst 1.250 sts 0.500, 6 examples/s, 75 s left"]
     assert err == "" and "\r" not in out
 
 
 def test_progress_on_a_terminal_is_a_bar(capsys, monkeypatch):
     monkeypatch.setattr(progress_module.sys.stderr, "isatty", lambda: True)
     monkeypatch.setattr(progress_module.shutil, "get_terminal_size", lambda fallback: SimpleNamespace(columns=80))
-    progress = Progress(total=2, label="epoch 0")
+    progress = Progress(total=2, label="epoch 1")
     progress.advance(80)
     progress.show({"sst": 1.25})
     progress.close()
     out, err = capsys.readouterr()
-    assert out == "" and "epoch 0" in err and "1/2" in err and "sst 1.250" in err and "examples/s" in err
+    assert out == "" and "epoch 1" in err and "1/2" in err and "sst 1.250" in err and "examples/s" in err
 
 
 def test_files_of_flags(tmp_path):

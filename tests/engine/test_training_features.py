@@ -84,7 +84,7 @@ def test_weights_by_epochs_take_note_of_every_epoch_but_the_last(run):
     history = next(state["history"] for state in states if "history" in state)
     for k, task in enumerate(("sst", "para", "sts")):
         means = [torch.tensor([line["loss"][task] for line in lines(folder, "train") if line["epoch"] == epoch]).mean()
-                 for epoch in (0, 1)]
+                 for epoch in (1, 2)]
         torch.testing.assert_close(history[k], torch.stack(means))
 
 
@@ -97,20 +97,20 @@ def test_a_task_has_a_batch_size_of_its_own(run):
 
 
 BAD_ROW = """
-from engine import step
-loss_of = step.task_loss
-def task_loss(model, batch, loss, penalties):
+from engine.step import TrainingStep
+loss_of = TrainingStep.task_loss
+def task_loss(self, task, batch):
     bad = "sts-train0003" in batch["sent_ids"]
-    return loss_of(model, batch, loss, penalties) * (float("{bad}") if bad else 1.0)
-step.task_loss = task_loss
+    return loss_of(self, task, batch) * (float("{bad}") if bad else 1.0)
+TrainingStep.task_loss = task_loss
 """
 BAD_LOGITS = """
-logits_of = script.MultitaskBERT.logits
-def logits(self, batch):
-    logits = logits_of(self, batch)
+encode_of = script.MultitaskBERT.encode
+def encode(self, task, batch):
+    [encodings] = encode_of(self, task, batch)
     bad = [i for i, name in enumerate(batch.get("sent_ids", [])) if name == "sts-train0003"]
-    return logits.index_fill(0, __import__("torch").tensor(bad), float("nan")) if bad else logits
-script.MultitaskBERT.logits = logits
+    return [encodings.index_fill(0, __import__("torch").tensor(bad), float("nan")) if bad else encodings]
+script.MultitaskBERT.encode = encode
 """
 
 
@@ -118,9 +118,9 @@ script.MultitaskBERT.logits = logits
 def test_a_loss_that_is_not_finite_stops_the_run(before, run):
     folder, said = run(*NO_DROPOUT, "--save_every", "1", before=before, code=2)
     found = json.loads((folder / RUN / "diverged.json").read_text())
-    assert list(found["rows"]) == ["sts"] and "sts-train0003" in found["rows"]["sts"] and found["epoch"] == 0
+    assert list(found["rows"]) == ["sts"] and "sts-train0003" in found["rows"]["sts"] and found["epoch"] == 1
     assert (len(found["rows"]["sts"]) == 1) == (before == BAD_LOGITS)  # else the whole batch
-    assert f"error: step {found['step']}, epoch 0" in said and "sts: sts-train" in said and "Traceback" not in said
+    assert f"error: step {found['step']}, epoch 1" in said and "sts: sts-train" in said and "Traceback" not in said
     if found["step"] > 1:  # the checkpoint of the step before
         last = checkpoint(folder / RUN / "last.pt")
         assert last["training"]["step"] == found["step"] - 1 and "the last checkpoint is as it was" in said

@@ -15,7 +15,7 @@ from extensions.architecture.pals import pals
 from files.errors import UserError
 from multitask_classifier import MultitaskBERT
 from tests.engine.test_attention_backends import a_model, compare
-from tests.helpers.fixtures_tiny import tiny_bert_dir
+from tests.helpers.fixtures_tiny import forward_of, tiny_bert_dir
 from tests.helpers.regularizer_cases import a_batch
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import datasets
+from engine.loop import optimizer_settings, step_settings
 from engine.losses import total_loss
 from engine.step import make_optimizer, make_step, set_learning_rates
 from extensions import (
@@ -129,10 +130,10 @@ def three_steps(flags):
         torch.manual_seed(0)
         model, _ = build_model(args)
         schedule = build(args.schedule, SCHEDULES, training_loaders(args), args.seed, args.epochs)
-        optimizer = make_optimizer(model, args)
+        optimizer = make_optimizer(model, **optimizer_settings(args))
         losses = {task: total_loss(args.loss[task]) for task in schedule.loaders}
         device = torch.device("cpu")
-        step = make_step(model.train(), losses, optimizer, device, args, schedule.joint)
+        step = make_step(model.train(), losses, optimizer, device, joint=schedule.joint, **step_settings(args))
         steps, found = schedule(0), []
         for i in range(3):
             set_learning_rates(optimizer, 1.0)

@@ -127,5 +127,5 @@ def same_noise(monkeypatch):
     monkeypatch.setattr(torch, "randn_like", lambda x: torch.cos(1000 * x))
 
 
-__all__ = ["CASES", "COURSE_TASKS", "a_batch", "by_hand", "forward_of", "no_waiting", "reached", "same_noise", "task_loss", "tiny_model", "total",
-           "value_of"]
+__all__ = ["CASES", "COURSE_TASKS", "a_batch", "by_hand", "forward_of", "no_waiting", "reached", "same_noise",
+           "task_loss", "tiny_model", "total", "value_of"]

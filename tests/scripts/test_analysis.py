@@ -23,6 +23,7 @@ from scripts._analysis import (
     pruning_order,
     sum_over_tokens,
 )
+from tests.helpers.fixtures_tiny import forward_of, inputs_of
 from tests.helpers.regularizer_cases import CASES, a_batch, tiny_model
 
 
@@ -114,10 +115,10 @@ def test_importance_is_the_size_of_finite_differences_of_the_gate(task, pair_enc
     batch = a_batch(task, bert_dir)
     rows = [{name: value[i : i + 1] if torch.is_tensor(value) else value for name, value in batch.items()}
             | {"sent_ids": ["x"]} for i in range(4)]
-    importance = head_importance(model, rows, loss_of(task))
+    importance = head_importance(model, task, map(inputs_of, rows), loss_of(task))
     assert [len(layer) for layer in importance] == [2] and (importance[0] > 0).all()
     if pair_encoding == "cross":  # of two sequences both have gates, and each counts by its size
-        torch.testing.assert_close(head_importance(model, [batch], loss_of(task)), importance)
+        torch.testing.assert_close(head_importance(model, task, [inputs_of(batch)], loss_of(task)), importance)
     h = 1e-2
     for head in range(2):
         sizes = []

@@ -16,7 +16,7 @@ from extensions.architecture.task_layers import TaskLayer
 from extensions.specs import from_spec
 from files.errors import UserError
 from multitask_classifier import MultitaskBERT
-from tests.helpers.fixtures_tiny import losses_of_20_steps, task_batch, tiny_bert_dir
+from tests.helpers.fixtures_tiny import forward_of, losses_of_20_steps, task_batch, tiny_bert_dir
 
 IDS = torch.tensor([[101, 950, 960, 102, 0], [101, 940, 930, 955, 102]])
 MASK = (IDS != 0).long()
@@ -149,7 +149,8 @@ def test_the_loss_falls_in_20_steps_and_the_new_parameters_move(spec, task, bert
     model, batch = build(bert_dir, spec), task_batch(task, bert_dir)
     plain = {name for name, _ in build(bert_dir).bert.named_parameters()}
     before = {name: p.detach().clone() for name, p in model.bert.named_parameters() if name not in plain}
-    losses = losses_of_20_steps(model, lambda: (model.logits(batch).flatten()[:4] - torch.arange(4.0)).square().mean())
+    losses = losses_of_20_steps(model, lambda: (
+        forward_of(model, batch).logits.flatten()[:4] - torch.arange(4.0)).square().mean())
     assert losses[-1] < 0.7 * losses[0]
     moved = {name for name, p in model.bert.named_parameters() if name in before and not p.equal(before[name])}
     assert moved and all(other not in name for name in moved for other in {"sst", "para", "sts"} - {task})
@@ -163,7 +164,7 @@ def test_two_together_all_learn(pair, bert_dir):
     before = {name: p.detach().clone() for name, p in model.bert.named_parameters()}
     batches = [task_batch(task, bert_dir) for task in TASKS]
     losses_of_20_steps(model, lambda: sum(
-        (model.logits(batch).flatten()[:4] - torch.arange(4.0)).square().mean() for batch in batches))
+        (forward_of(model, batch).logits.flatten()[:4] - torch.arange(4.0)).square().mean() for batch in batches))
     still = {name for name, p in model.bert.named_parameters() if p.equal(before[name])}
     assert all("pooler" in name or "query.bias" in name or "key.bias" in name for name in still)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.distributed import add_up
 from extensions.gradients.cagrad import CAGrad
 from extensions.gradients.gradient_sum import GradientSum
 from extensions.gradients.gradvac import GradVac

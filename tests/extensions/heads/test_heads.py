@@ -13,7 +13,7 @@ from extensions import HEADS, PAIR_FEATURES
 from extensions.heads.heads import ACTIVATIONS
 from extensions.specs import from_spec
 from multitask_classifier import MultitaskBERT
-from tests.helpers.fixtures_tiny import losses_of_20_steps, task_batch
+from tests.helpers.fixtures_tiny import forward_of, losses_of_20_steps, task_batch
 
 
 def build(bert_dir, **config):
@@ -96,7 +96,8 @@ def test_the_relational_trunk_is_one_and_learns_from_both_tasks(bert_dir):
 @pytest.mark.parametrize("task", ["sst", "para"])
 def test_loss_falls_in_20_steps(spec, task, bert_dir):
     model, batch = build(bert_dir, heads=spec), task_batch(task, bert_dir)
-    losses = losses_of_20_steps(model, lambda: (model.logits(batch).flatten()[:4] - torch.arange(4.0)).square().mean())
+    losses = losses_of_20_steps(model, lambda: (
+        forward_of(model, batch).logits.flatten()[:4] - torch.arange(4.0)).square().mean())
     assert losses[-1] < 0.7 * losses[0]
 
 
@@ -111,6 +112,6 @@ def test_the_product_reaches_the_head(bert_dir):
     model = build(bert_dir, pair_encoding="bi", pair_score={"para": "product", "sts": "concat"})
     assert model.paraphrase_head[1].in_features == 4 * 24 and model.similarity_head[1].in_features == 3 * 24
     batch = task_batch("para", bert_dir)
-    u, v = model.features(batch)
-    torch.testing.assert_close(model.logits(batch), model.paraphrase_head(
+    u, v = forward_of(model, batch).encodings
+    torch.testing.assert_close(forward_of(model, batch).logits, model.paraphrase_head(
         torch.cat([u, v, (u - v).abs(), u * v], dim=1)).squeeze(1))

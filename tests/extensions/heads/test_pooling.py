@@ -8,7 +8,7 @@ import torch
 from extensions import POOLING
 from extensions.heads.pooling import hidden_states_of
 from multitask_classifier import MultitaskBERT
-from tests.helpers.fixtures_tiny import losses_of_20_steps, task_batch
+from tests.helpers.fixtures_tiny import forward_of, losses_of_20_steps, task_batch
 
 BERT = SimpleNamespace(config=SimpleNamespace(hidden_size=2), bert_layers=[None] * 2)
 STATES = torch.tensor([[[1.0, 5.0], [3.0, -1.0], [9.0, 9.0]], [[2.0, 2.0], [8.0, 8.0], [7.0, 7.0]]])  # (2, 3, 2)
@@ -85,14 +85,14 @@ def test_learns_heeds_no_padding_and_has_its_parameters(name, task, bert_dir):
     before = [p.detach().clone() for p in model.pooling[task].parameters()]
 
     def loss():
-        return (model.logits(batch).flatten()[:4] - torch.arange(4.0)).square().mean()
+        return (forward_of(model, batch).logits.flatten()[:4] - torch.arange(4.0)).square().mean()
 
     losses = losses_of_20_steps(model, loss)
     assert losses[-1] < 0.7 * losses[0]
     assert all(not p.equal(old) for p, old in zip(model.pooling[task].parameters(), before, strict=True))
     wider = {key: torch.nn.functional.pad(value, (0, 3)) if torch.is_tensor(value) and value.ndim == 2 else value
              for key, value in batch.items()}
-    torch.testing.assert_close(model.eval().logits(wider), model.logits(batch))
+    torch.testing.assert_close(forward_of(model.eval(), wider).logits, forward_of(model, batch).logits)
 
 
 def test_layers_of_one_task_in_a_compiled_encoder(bert_dir):
@@ -101,7 +101,7 @@ def test_layers_of_one_task_in_a_compiled_encoder(bert_dir):
         "sst": "mean", "para": "cls", "sts": "layers"})).eval()
     batches = [task_batch(task, bert_dir) for task in ("para", "sts", "sst", "sts", "para")]
     with torch.no_grad():
-        expected = [model.logits(batch) for batch in batches]
+        expected = [forward_of(model, batch).logits for batch in batches]
         model.bert.compile(dynamic=True, backend="eager")
         for batch, logits in zip(batches, expected, strict=True):
-            torch.testing.assert_close(model.logits(batch), logits)
+            torch.testing.assert_close(forward_of(model, batch).logits, logits)

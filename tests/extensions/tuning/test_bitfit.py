@@ -15,7 +15,7 @@ from extensions.tuning.last_linear import last_linear
 from extensions.tuning.lora import lora
 from extensions.tuning.mixout import mixout
 from extensions.tuning.prefix import prefix
-from tests.helpers.fixtures_tiny import losses_of_20_steps
+from tests.helpers.fixtures_tiny import forward_of, losses_of_20_steps
 from tests.helpers.regularizer_cases import COURSE_TASKS, a_batch, no_waiting, tiny_model, total
 
 LAYER = "bert.bert_layers.0."

@@ -13,7 +13,7 @@ from extensions.tuning.freezing import freeze_layers, gradual_unfreezing
 from extensions.tuning.lora import lora
 from multitask_classifier import MultitaskBERT
 from optimizer import AdamW
-from tests.helpers.fixtures_tiny import losses_of_20_steps, tiny_bert_dir
+from tests.helpers.fixtures_tiny import forward_of, losses_of_20_steps, tiny_bert_dir
 from tests.helpers.regularizer_cases import a_batch, tiny_model, total
 
 EMBEDDINGS = {"word_embedding", "pos_embedding", "tk_type_embedding", "embed_layer_norm"}
@@ -49,7 +49,8 @@ def test_freezes_exactly_the_layers_named(options, frozen, deep_dir):
     freeze_layers(model.bert, **options)
     assert parts(model, wanted=False) == frozen
     for extra in (0, 3):  # the same function, padding or not
-        assert forward_of(model, a_batch("sst", deep_dir, extra)).logits.equal(forward_of(plain, a_batch("sst", deep_dir, extra)).logits)
+        batch = a_batch("sst", deep_dir, extra)
+        assert forward_of(model, batch).logits.equal(forward_of(plain, batch).logits)
     assert list(model.state_dict()) == list(plain.state_dict())
 
 
@@ -92,7 +93,8 @@ def test_thaws_from_the_top_and_right_at_any_epoch(per_epoch, trained, deep_dir)
         resumed, start_there = thawing(deep_dir, per_epoch=per_epoch)
         start_there(epoch)
         assert parts(resumed) == expected | {"pooler_dense"}
-    assert forward_of(model, a_batch("sst", deep_dir)).logits.equal(forward_of(tiny_model(deep_dir), a_batch("sst", deep_dir)).logits)
+    batch = a_batch("sst", deep_dir)
+    assert forward_of(model, batch).logits.equal(forward_of(tiny_model(deep_dir), batch).logits)
 
 
 @pytest.mark.parametrize("kind", [AdamW, FusedAdamW])

@@ -9,7 +9,7 @@ from engine.packed_attention import is_packable, pack_attention
 from extensions import ADAPT
 from extensions.specs import from_spec
 from extensions.tuning.mixout import MixLinear, mixout
-from tests.helpers.fixtures_tiny import losses_of_20_steps
+from tests.helpers.fixtures_tiny import forward_of, losses_of_20_steps
 from tests.helpers.regularizer_cases import COURSE_TASKS, a_batch, no_waiting, tiny_model, total
 
 

@@ -17,7 +17,7 @@ from extensions.specs import from_spec
 from extensions.tuning.mixout import mixout
 from extensions.tuning.prefix import prefix
 from extensions.tuning.prompt import PromptedBert, prompt
-from tests.helpers.fixtures_tiny import losses_of_20_steps
+from tests.helpers.fixtures_tiny import forward_of, losses_of_20_steps
 from tests.helpers.oracle import run_oracle
 from tests.helpers.regularizer_cases import COURSE_TASKS, a_batch, no_waiting, tiny_model, total, value_of
 
@@ -143,7 +143,7 @@ def test_beside_other_techniques_the_prompt_counts_and_copies_and_checkpoints_ke
         p.data += torch.randn_like(p)
     after = forward_of(model, batch).logits
     assert not torch.allclose(before, after, atol=1e-5)
-    assert copy.forward_of(deepcopy(model), batch).logits.equal(after)
+    assert forward_of(copy.deepcopy(model), batch).logits.equal(after)
     restored = build().eval()
     restored.load_state_dict(model.state_dict())
     assert forward_of(restored, batch).logits.equal(after)
