@@ -14,7 +14,7 @@ from engine.batching import bucket_loader, scoring_size
 from engine.checkpoint import load_checkpoint, load_weights, require_room, restoring, save_model, with_stored
 from engine.checks import note_model, note_weights, require_embeddings, require_outputs
 from engine.feature_cache import FrozenFeatures, are_fixed, features_of
-from engine.loop import SEEN_ROWS, fit
+from engine.loop import SEEN_ROWS, fit, optimizer_settings
 from engine.losses import total_loss
 from engine.model_config import load_encoder, read_config
 from engine.parser import ArgumentParser, path_name
@@ -158,14 +158,14 @@ def train(args):
     max_tokens = args.max_tokens
     if are_fixed(model, {}, args.penalty):
         with autocast(device, args.precision):
-            train_data, dev_data = (FrozenFeatures(data, model, device, "sst", collect) for data in (train_data, dev_data))
+            train_data, dev_data = (FrozenFeatures(data, model, device, "sst", collect)
+                                    for data in (train_data, dev_data))
         max_tokens = max(max_tokens, args.batch_size)  # a row of features has no padding
 
     train_loader = bucket_loader(train_data, args.batch_size, max_tokens, shuffle=True, seed=args.seed)
     print(f"{args.train}: {train_loader.described()}")
     dev_loader = bucket_loader(dev_data, *scoring_size(args.use_gpu))
-    optimizer = make_optimizer(model, lr=args.lr, weight_decay=args.weight_decay, param_groups=args.param_groups,
-                               compile=args.compile)
+    optimizer = make_optimizer(model, **optimizer_settings(args))
     seen = train_loader.sample(SEEN_ROWS, args.seed)
 
     def scores_on(loader):
@@ -199,7 +199,8 @@ def test(args):
     require_embeddings(dev_data.tokenizer, model, args.pretrained)
     with autocast(device, args.precision):
         if are_fixed(model):
-            dev_data, test_data = (FrozenFeatures(data, model, device, "sst", collect) for data in (dev_data, test_data))
+            dev_data, test_data = (FrozenFeatures(data, model, device, "sst", collect)
+                                   for data in (dev_data, test_data))
         else:
             use_faster_modules(model, device, compile=args.compile, attention_backend=args.attention_backend,
                                precision=args.precision)
@@ -208,7 +209,8 @@ def test(args):
         test_pred, _, test_ids = model_test_eval(bucket_loader(test_data, *size), model, device)
     files = ((args.dev_out, dev_data, dev_pred, dev_ids), (args.test_out, test_data, test_pred, test_ids))
     for path, data, y_pred, ids in files if distributed.is_main() else ():
-        write_predictions(path, TASKS["sst"].header, [row[-1] for row in data.dataset], dict(zip(ids, y_pred, strict=True)))
+        by_id = dict(zip(ids, y_pred, strict=True))
+        write_predictions(path, TASKS["sst"].header, [row[-1] for row in data.dataset], by_id)
         record_weights(path, args.pretrained)
         print(f"wrote {len(ids)} predictions to {path}")
     print(f"dev accuracy {acc:.3f}")
@@ -223,7 +225,8 @@ def get_parser():
     add("--dataset", choices=(*CLASSIFIER_TASKS, "all"), default="all", metavar="NAME",
         help="sst, cfimdb or all: what to train on; all trains on one after the other")
     add("--data_dir", type=path_name, default="data", metavar="DIR", help="folder of the course's files")
-    add("--predictions_dir", type=path_name, default="predictions", metavar="DIR", help="folder of the prediction files")
+    add("--predictions_dir", type=path_name, default="predictions", metavar="DIR",
+        help="folder of the prediction files")
     return parser
 
 

@@ -36,7 +36,7 @@ from engine.checks import (
 )
 from engine.choices import add_task_arguments, add_technique_arguments, resolve_techniques
 from engine.feature_cache import are_fixed, features_of, frozen_loader
-from engine.loop import SEEN_ROWS, fit
+from engine.loop import SEEN_ROWS, fit, optimizer_settings
 from engine.losses import total_loss
 from engine.model_config import load_encoder, read_config
 from engine.parser import ArgumentParser
@@ -275,8 +275,7 @@ def train_multitask(args):
     announce(schedule, args.loss, args.epochs)
     note_techniques(args, schedule.loaders)
     seen = {task: loader.sample(SEEN_ROWS, args.seed) for task, loader in loaders.items()}
-    optimizer = make_optimizer(model, lr=args.lr, weight_decay=args.weight_decay, param_groups=args.param_groups,
-                               compile=args.compile)
+    optimizer = make_optimizer(model, **optimizer_settings(args))
 
     def scores_on(split_loaders):
         return scores_of(evaluate_tasks(split_loaders, model, device))
@@ -286,7 +285,8 @@ def train_multitask(args):
         return overall_score(dev), scores_text(dev), {"dev": dev, "train": scores_on(seen)}
 
     losses = {task: total_loss(args.loss[task]) for task in loaders}
-    return fit(model, schedule, losses, optimizer, score, partial(save_model, model, optimizer, args, config), device, args)
+    save = partial(save_model, model, optimizer, args, config)
+    return fit(model, schedule, losses, optimizer, score, save, device, args)
 
 
 def for_one_task(args, task):
@@ -373,7 +373,8 @@ def get_args(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     words = parser.expand(argv)
     if "--demo" in words:
-        recipe = () if any(word.startswith("@") for word in argv) else (*parser.expand([f"@{DEMO_RECIPE}"]), *DEMO_EPOCHS)
+        named = any(word.startswith("@") for word in argv)
+        recipe = () if named else (*parser.expand([f"@{DEMO_RECIPE}"]), *DEMO_EPOCHS)
         words = [*recipe, *DEMO_FLAGS, *words]
     return resolve(parser.given(words), complete, contradictions)
 

@@ -30,7 +30,7 @@ SETTLED = ("seed", "option", "pretrained", "tasks", *ENCODER_FLAGS, "pooling", "
 
 
 class RunArguments(argparse.Namespace):
-    """A run's arguments, completed: each has its final type. `given` holds {name: value} of the flags that were typed."""
+    """A run's arguments, completed: each has its final type. `given` is {name: value} of the flags that were typed."""
 
 
 def add_arguments(parser, learning_rates):
@@ -57,7 +57,8 @@ def add_arguments(parser, learning_rates):
     add("--pretrained", type=path_name, default="bert-base-uncased", metavar="NAME",
         help="weights to begin with: a hub id, a folder, a file, a URL, or minilm for the packaged ones")
     add("--encoder_dropout_prob", type=number(float, 0, below=1), default=0.1, metavar="P", help="dropout inside BERT")
-    add("--max_length", type=number(int, 5), default=512, metavar="N", help="tokens of a text, or of a pair in one sequence")
+    add("--max_length", type=number(int, 5), default=512, metavar="N",
+        help="tokens of a text, or of a pair in one sequence")
     add("--truncation", choices=TRUNCATIONS, default="head", metavar="END",
         help=f"{', '.join(TRUNCATIONS)}: the end of a long text that is kept; a pair in one sequence loses the end of "
         "its longer text")
@@ -86,17 +87,19 @@ def add_arguments(parser, learning_rates):
         help="share of the steps in which the learning rate rises from 0")
     add("--weight_decay", type=number(float, 0), default=0.01, metavar="RATE",
         help="AdamW's weight decay, by default not for biases and layer norms")
-    add("--max_grad_norm", type=number(float, 1e-12), default=1.0, metavar="NORM", help="clip gradients to this L2 norm")
+    add("--max_grad_norm", type=number(float, 1e-12), default=1.0, metavar="NORM",
+        help="clip gradients to this L2 norm")
     add("--ema", type=number(float, 0, below=1), default=0.0, metavar="DECAY",
         help="score and keep an exponential moving average of the weights; 0 turns it off")
     add("--max_tokens", type=number(int, 1), default=MAX_TOKENS_TRAIN, metavar="N",
         help="upper limit of tokens per batch, padding included; long texts give smaller batches. Lower it if memory "
         "runs out")
     add("--accumulate", type=number(int, 1), default=1, metavar="N",
-        help="split each batch in N parts if memory runs out: same update, apart from dropout noise and the losses mnrl, "
-        "simcse and pearson")
+        help="split each batch in N parts if memory runs out: same update, apart from dropout noise and the losses "
+        "mnrl, simcse and pearson")
     add("--max_steps", type=number(int, 1), metavar="N", help="stop after N optimizer steps, then score and predict")
-    add("--eval_every", type=number(int, 1), metavar="STEPS", help="score every STEPS steps, in place of after each epoch")
+    add("--eval_every", type=number(int, 1), metavar="STEPS",
+        help="score every STEPS steps, in place of after each epoch")
     add("--patience", type=number(int, 1), metavar="N", help="stop after N scorings without a new best score")
 
     add = parser.add_argument_group("speed").add_argument
@@ -106,17 +109,20 @@ def add_arguments(parser, learning_rates):
         help="none: the modules of bert.py; graphs: CUDA graphs; inductor: torch.compile; auto: graphs on CUDA, faster "
         "kernels elsewhere")
     add("--attention_backend", choices=BACKENDS, default="auto", metavar="KERNEL",
-        help="math, efficient, flash: that kernel of torch; unpadded: leave padding out of the layers; auto: torch chooses")
+        help="math, efficient, flash: that kernel of torch; unpadded: leave padding out of the layers; auto: torch "
+        "chooses")
 
     add = parser.add_argument_group("the run's folder").add_argument
     add("--run_dir", type=path_name, metavar="DIR",
         help="holds args.json, metrics.jsonl, best.pt and last.pt (default: a name in runs/)")
-    add("--resume", action="store_true", help="continue from last.pt in --run_dir if it is there; repeat no other flags")
+    add("--resume", action="store_true",
+        help="continue from last.pt in --run_dir if it is there; repeat no other flags")
     add("--save", choices=("all", "trained"), default="all", metavar="WHAT",
         help="trained: leave the frozen pretrained weights out of checkpoints; all: keep everything")
     add("--save_every", type=number(int, 1), metavar="STEPS", help="write last.pt every STEPS steps too")
     add("--skip_predictions", action="store_true", help="only train: read no test file and write no prediction files")
-    add("--log_every", type=number(int, 1), default=50, metavar="STEPS", help="steps between two lines of metrics.jsonl")
+    add("--log_every", type=number(int, 1), default=50, metavar="STEPS",
+        help="steps between two lines of metrics.jsonl")
     add("--filepath", type=path_name, metavar="FILE",
         help="where the best checkpoint goes; without --run_dir it is the only file of the run that is kept")
 

@@ -68,8 +68,8 @@ def pair_contradictions(args, pairs):
         named = spec[: spec.rfind("=") + 1]  # "para=", or "" for all
         encodings = [args.pair_encoding[task] for task in args.pair_encoding if named in ("", f"{task}=")]
         if "bi" not in encodings and (not named or named[:-1] in args.tasks):
-            problems.append(f"--pair_score {spec} compares two encodings, and --pair_encoding {named}cross makes one of "
-                            f"a pair: add --pair_encoding {named}bi, or leave it out")
+            problems.append(f"--pair_score {spec} compares two encodings, and --pair_encoding {named}cross makes one "
+                            f"of a pair: add --pair_encoding {named}bi, or leave it out")
     problems += [f"--{flag} {spec} is for pairs, and there are none in --tasks {' '.join(args.tasks)}: leave it out"
                  for flag in ("pair_encoding", "pair_score", "pair_order") if not pairs
                  for spec in listed(given.get(flag)) if "=" not in spec]
@@ -111,8 +111,8 @@ def loss_contradictions(args):
 
 def needs_heads(losses, tasks):
     """Return a line for each task whose losses train no head: over a frozen encoder they would train nothing."""
-    return [f"--loss {task}={losses[task][0]} trains the encoder alone, which --option pretrain or --adapt freezes: add "
-            f"a loss that trains a head, such as {task}={TASKS[task].loss}" for task in tasks if headless(losses[task])]
+    return [f"--loss {task}={losses[task][0]} trains the encoder alone, which --option pretrain or --adapt freezes: "
+            f"add a loss that trains a head, such as {task}={TASKS[task].loss}" for task in tasks if headless(losses[task])]
 
 
 def joint_contradictions(args):
@@ -120,8 +120,8 @@ def joint_contradictions(args):
     problems = []
     if len(args.tasks) == 1:
         if args.task_weights != "fixed" and not args.resume:  # see loss_contradictions
-            problems.append(f"--task_weights {args.task_weights} weighs several tasks, and --tasks names one: leave one "
-                            "of the two out")
+            problems.append(f"--task_weights {args.task_weights} weighs several tasks, and --tasks names one: leave "
+                            "one of the two out")
         if technique_of(args.gradient, GRADIENTS).per_task:
             problems.append(f"--gradient {args.gradient} combines several tasks' gradients, and --tasks names one: "
                             "leave one of the two out")
@@ -132,7 +132,8 @@ def joint_contradictions(args):
     if resizes and args.task_batch_size and not args.resume:  # see loss_contradictions
         problems.append(f"--task_batch_size: --schedule {args.schedule} sets the tasks' batch sizes itself; leave one "
                         "of the two out")
-    for flag, spec, table in (("schedule", args.schedule, SCHEDULES), ("task_weights", args.task_weights, TASK_WEIGHTS)):
+    for flag, spec, table in (("schedule", args.schedule, SCHEDULES),
+                              ("task_weights", args.task_weights, TASK_WEIGHTS)):
         try:
             require_run(spec, table, args.tasks, args.epochs)
         except ValueError as error:

@@ -32,7 +32,8 @@ def add_task_arguments(parser):
     add("--tasks", nargs="+", choices=tuple(TASKS), default=list(COURSE_TASKS), metavar="TASK",
         help=f"what to train and predict, of {', '.join(TASKS)} (default: {' '.join(COURSE_TASKS)})")
     add("--data_dir", type=path_name, default="data", metavar="DIR", help="folder of the data files")
-    add("--predictions_dir", type=path_name, default="predictions", metavar="DIR", help="folder of the prediction files")
+    add("--predictions_dir", type=path_name, default="predictions", metavar="DIR",
+        help="folder of the prediction files")
     add("--train_rows", type=rows_or_share, metavar="N|P%",
         help="train on N random rows of each task, or on P percent of them")
     add("--init", metavar="FILE", help="begin with the weights of a checkpoint of an equal model")
@@ -48,8 +49,8 @@ def add_technique_arguments(parser):
         f"{', '.join(f'{name}={task.loss}' for name, task in TASKS.items())})")
     add = parser.add_argument_group("extensions/schedules, task_weights, gradients: several tasks").add_argument
     add("--schedule", type=spec_of(SCHEDULES), metavar="SPEC",
-        help=f"which tasks' batches make up a step: {', '.join(SCHEDULES)} (default: proportional; {JOINT_SCHEDULE} where "
-        "--gradient or --task_weights need several tasks in a step)")
+        help=f"which tasks' batches make up a step: {', '.join(SCHEDULES)} (default: proportional; {JOINT_SCHEDULE} "
+        "where --gradient or --task_weights need several tasks in a step)")
     add("--task_batch_size", nargs="+", action="extend", metavar="TASK=N", help="rows of a step for one task")
     add("--task_weights", type=spec_of(TASK_WEIGHTS), default="fixed", metavar="SPEC",
         help=f"how much each task's loss counts: {', '.join(TASK_WEIGHTS)}")

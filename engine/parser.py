@@ -71,7 +71,8 @@ class ArgumentParser(Parser):
         self.general = self.add_argument_group("help")
         self.general.add_argument("-h", "--help", action=Help, help="show the flags to know first")
         self.general.add_argument("--help-all", action=Help, help="show all flags, grouped by what they are about")
-        self.general.add_argument("--list", action=List, choices=tuple(TECHNIQUE_FLAGS), metavar="FLAG", default=argparse.SUPPRESS,
+        self.general.add_argument("--list", action=List, choices=tuple(TECHNIQUE_FLAGS), metavar="FLAG",
+                                  default=argparse.SUPPRESS,
                                   help="describe the techniques of a flag, for instance --list penalty")
 
     def print_text(self, text):
@@ -86,14 +87,15 @@ class ArgumentParser(Parser):
         formatter.add_text(self.description)
         rest = 0
         for group in self._action_groups:
-            shown = [action for action in group._group_actions if group.title in self.first or action.dest in self.first]
+            shown = [action for action in group._group_actions
+                     if group.title in self.first or action.dest in self.first]
             rest += len(group._group_actions) - len(shown)
             if shown:
                 formatter.start_section(group.title)
                 formatter.add_arguments(shown)
                 formatter.end_section()
-        formatter.add_text(f"@FILE reads flags from FILE; see recipes/. --help-all shows {rest} more flags, --list FLAG "
-                           "the techniques of one, for instance --list penalty.")
+        formatter.add_text(f"@FILE reads flags from FILE; see recipes/. --help-all shows {rest} more flags, --list "
+                           "FLAG the techniques of one, for instance --list penalty.")
         return formatter.format_help()
 
     def full_help(self):

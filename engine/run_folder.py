@@ -172,8 +172,8 @@ class Run:
         """Write args.json: the resolved arguments, commit, versions, device and number of processes."""
         if self.folder and is_main():
             with self.writing(self.arguments), atomic_write(self.arguments) as file:
-                json.dump({"format": FORMAT, "args": plain(args), "device": device_name(device), "processes": world_size(),
-                           "launch": launch(), **environment()}, file, indent=2, sort_keys=True)
+                json.dump({"format": FORMAT, "args": plain(args), "device": device_name(device),
+                           "processes": world_size(), "launch": launch(), **environment()}, file, indent=2, sort_keys=True)
                 file.write("\n")
 
     def log(self, **fields):
