@@ -2,43 +2,42 @@
 
 import os
 from functools import partial
-from types import MappingProxyType, SimpleNamespace
+from types import MappingProxyType
 
 import torch
 import torch.nn as nn
 
-from datasets import SentenceClassificationDataset, SentenceClassificationTestDataset, warn_of_fewer_classes
+from datasets import SentenceClassificationDataset as SentimentDataset
+from datasets import SentenceClassificationTestDataset as SentimentTestDataset
+from datasets import require_labelled, require_labels
 from engine import distributed
 from engine.arguments import FIRST, add_arguments, as_run, completed, resolve, with_run_dir
 from engine.batching import bucket_loader, scoring_size
-from engine.checkpoint import load_checkpoint, load_weights, require_room, restoring, save_model, with_stored
-from engine.checks import note_model, note_weights, require_embeddings, require_outputs
-from engine.feature_cache import FrozenFeatures, are_fixed, features_of
-from engine.loop import SEEN_ROWS, fit, optimizer_settings
+from engine.checkpoint import load_checkpoint, load_model, require_room, save_model, with_stored
+from engine.checks import note_model, note_weights, prepare, require_embeddings
+from engine.feature_cache import are_fixed, features_of, frozen_loader
+from engine.loop import SEEN_ROWS, fit, module_settings, optimizer_settings
 from engine.losses import total_loss
-from engine.model_config import load_encoder, read_config
+from engine.model_config import EncoderModel, load_encoder, model_config, read_config
 from engine.parser import ArgumentParser, path_name
 from engine.run_folder import Run
 from engine.step import autocast, make_optimizer, to_device, use_faster_modules
 from evaluation import collect, sentiment_scores
 from extensions import ENCODER_FLAGS, SCHEDULES
-from extensions.encoder import is_frozen, takes_task
+from extensions.encoder import takes_task
 from extensions.specs import build
 from files.errors import UserError, run_script
-from files.predictions import record_weights, records, write_predictions
+from files.predictions import hand_in
 from files.tables import require_files
-from tasks import CLASSIFIER_TASKS, PREDICTED, SENTIMENT, SPLITS, TASKS, read_rows, read_sound
+from tasks import CLASSIFIER_TASKS, PREDICTED, SENTIMENT, SPLITS, TASKS, read_rows
 from utils import get_device, seed_everything
-
-SentimentDataset = SentenceClassificationDataset
-SentimentTestDataset = SentenceClassificationTestDataset
 
 LEARNING_RATES = {"pretrain": 1e-3, "finetune": 1e-5}
 # The arguments that decide which parameters the model has, and what they compute.
 ARCHITECTURE = ("hidden_dropout_prob", "encoder_dropout_prob", "option", "pretrained", *ENCODER_FLAGS)
 
 
-class BertSentimentClassifier(nn.Module):
+class BertSentimentClassifier(EncoderModel):
     """BERT, dropout and one linear layer over the pooler's output.
 
     `config` (a namespace, or a dict as loaded from a checkpoint) has `num_labels`, `hidden_dropout_prob`
@@ -59,12 +58,6 @@ class BertSentimentClassifier(nn.Module):
         self.dropout = nn.Dropout(self.config.hidden_dropout_prob)
         self.classifier = nn.Linear(self.bert.config.hidden_size, self.num_labels)
 
-    def train(self, mode=True):
-        """Switch to training mode, all but a frozen encoder in which nothing has been made trainable."""
-        super().train(mode)
-        self.bert.train(mode and not (self.config.option == "pretrain" and is_frozen(self.bert)))
-        return self
-
     def encode(self, task, batch):
         """Return the pooled encoding of a batch on the model's device, or the features that it holds: [(B, C)]."""
         if "features" in batch:
@@ -76,11 +69,7 @@ class BertSentimentClassifier(nn.Module):
         with torch.autocast(encodings[0].device.type, enabled=False):
             return self.classifier(self.dropout(encodings[0].float()))
 
-    def logits(self, task, batch):
-        """Return the logits (B, num_labels) of a batch on the model's device."""
-        return self.score(task, self.encode(task, batch))
-
-    predict = logits
+    predict = EncoderModel.logits
 
     def forward(self, input_ids, attention_mask):
         """Return the logits (B, num_labels) of input_ids (B, T)."""
@@ -96,9 +85,8 @@ def load_data(filename, flag="train", skip_bad_rows=False):
 def predictions(dataloader, model, device):
     """Return (logits (N, K), labels, sents, sent_ids) of a loader of texts, or of their features."""
     def logits_of(batch):
-        if "features" in batch:
-            return model.logits("sst", to_device(batch, device))
-        return model(batch["token_ids"].to(device), batch["attention_mask"].to(device))
+        batch = to_device(batch, device)
+        return model.logits("sst", batch) if "features" in batch else model(batch["token_ids"], batch["attention_mask"])
 
     return collect(dataloader, model, logits_of)
 
@@ -114,28 +102,9 @@ def model_test_eval(dataloader, model, device):
     return TASKS["sst"].decide(logits), sents, sent_ids
 
 
-def require_labels(train_file, dev_file, train_rows, dev_rows):
-    """Raise UserError unless the labels are 0 to one less than there are in the training rows."""
-    labels = {row[1] for row in train_rows}
-    stray = {row[1] for row in (*train_rows, *dev_rows)} - set(range(len(labels)))
-    if stray:
-        hint = "; 0 and 1 alone are CFIMDB's labels: were two files swapped?" if labels == {0, 1} else ""
-        raise UserError(f"{train_file} has {len(labels)} different labels, which must be 0 to {len(labels) - 1}, and "
-                        f"there or in {dev_file} stands {', '.join(map(str, sorted(stray)))}: add rows of the labels "
-                        f"between, or number them anew{hint}")
-
-
 def files_of(args):
     """Return the files that a run reads."""
     return (args.train, args.dev) if args.skip_predictions else (args.train, args.dev, args.test)
-
-
-def require_data(args):
-    """Read all the files of a run before any work, and raise UserError when one of them will not do."""
-    rows = {path: read_sound(path, SENTIMENT, path != args.test, args.skip_bad_rows)[0] for path in files_of(args)}
-    require_labels(args.train, args.dev, rows[args.train], rows[args.dev])
-    for path in (args.train, args.dev):
-        warn_of_fewer_classes(args.data_set, path, rows[path])
 
 
 def train(args):
@@ -148,29 +117,24 @@ def train(args):
     dev_data = SentimentDataset(load_data(args.dev, "valid", args.skip_bad_rows), args)
     require_labels(args.train, args.dev, train_rows, dev_data.dataset)
 
-    config = SimpleNamespace(num_labels=num_labels, data_dir=".",
-                             **{name: getattr(args, name) for name in ARCHITECTURE})
+    config = model_config(args, ARCHITECTURE, num_labels=num_labels)
     model = BertSentimentClassifier(config).to(device)
+    require_embeddings(args.pretrained, model)
     config.hidden_size = model.bert.config.hidden_size
     require_room(model, args.filepath, args.run_dir, args.save, args.ema, args.resume)
-    require_embeddings(train_data.tokenizer, model, args.pretrained)
     note_model(args, model)
-    max_tokens = args.max_tokens
+    train_loader = bucket_loader(train_data, args.batch_size, args.max_tokens, shuffle=True, seed=args.seed)
+    dev_loader = bucket_loader(dev_data, *scoring_size(args.use_gpu))
     if are_fixed(model, {}, args.penalty):
         with autocast(device, args.precision):
-            train_data, dev_data = (FrozenFeatures(data, model, device, "sst", collect)
-                                    for data in (train_data, dev_data))
-        max_tokens = max(max_tokens, args.batch_size)  # a row of features has no padding
-
-    train_loader = bucket_loader(train_data, args.batch_size, max_tokens, shuffle=True, seed=args.seed)
+            train_loader, dev_loader = (frozen_loader(loader, model, device, "sst", collect)
+                                        for loader in (train_loader, dev_loader))
     print(f"{args.train}: {train_loader.described()}")
-    dev_loader = bucket_loader(dev_data, *scoring_size(args.use_gpu))
     optimizer = make_optimizer(model, **optimizer_settings(args))
     seen = train_loader.sample(SEEN_ROWS, args.seed)
 
     def scores_on(loader):
-        acc, f1, *_ = model_eval(loader, model, device)
-        return {"accuracy": acc, "f1": f1}
+        return dict(zip(("accuracy", "f1"), model_eval(loader, model, device), strict=False))
 
     def score():
         dev = scores_on(dev_loader)
@@ -188,31 +152,23 @@ def test(args):
     device = get_device(args.use_gpu)
     saved = load_checkpoint(args.filepath)
     args = with_stored(args, saved, ("pretrained", "max_length", "truncation"))
-    with restoring(args.filepath):
-        model = BertSentimentClassifier(saved["model_config"])
-        load_weights(model, saved)
-    model.to(device)
-    print(f"load model from {args.filepath}")
-
-    dev_data = SentimentDataset(load_data(args.dev, "valid", args.skip_bad_rows), args)
-    test_data = SentimentTestDataset(load_data(args.test, "test", args.skip_bad_rows), args)
-    require_embeddings(dev_data.tokenizer, model, args.pretrained)
+    model = load_model(BertSentimentClassifier, saved, args.filepath, device)
+    require_embeddings(args.pretrained, model)
+    rows = {args.dev_out: load_data(args.dev, "valid", args.skip_bad_rows),
+            args.test_out: load_data(args.test, "test", args.skip_bad_rows)}
+    loaders = [bucket_loader(data, *scoring_size(args.use_gpu)) for data in (
+        SentimentDataset(rows[args.dev_out], args), SentimentTestDataset(rows[args.test_out], args))]
     with autocast(device, args.precision):
         if are_fixed(model):
-            dev_data, test_data = (FrozenFeatures(data, model, device, "sst", collect)
-                                   for data in (dev_data, test_data))
+            loaders = [frozen_loader(loader, model, device, "sst", collect) for loader in loaders]
         else:
-            use_faster_modules(model, device, compile=args.compile, attention_backend=args.attention_backend,
-                               precision=args.precision)
-        size = scoring_size(args.use_gpu)
-        acc, _, dev_pred, _, _, dev_ids = model_eval(bucket_loader(dev_data, *size), model, device)
-        test_pred, _, test_ids = model_test_eval(bucket_loader(test_data, *size), model, device)
-    files = ((args.dev_out, dev_data, dev_pred, dev_ids), (args.test_out, test_data, test_pred, test_ids))
-    for path, data, y_pred, ids in files if distributed.is_main() else ():
-        by_id = dict(zip(ids, y_pred, strict=True))
-        write_predictions(path, TASKS["sst"].header, [row[-1] for row in data.dataset], by_id)
-        record_weights(path, args.pretrained)
-        print(f"wrote {len(ids)} predictions to {path}")
+            use_faster_modules(model, device, **module_settings(args))
+        acc, _, dev_pred, _, _, dev_ids = model_eval(loaders[0], model, device)
+        test_pred, _, test_ids = model_test_eval(loaders[1], model, device)
+    files = ((args.dev_out, dev_pred, dev_ids), (args.test_out, test_pred, test_ids))
+    for path, y_pred, ids in files if distributed.is_main() else ():
+        hand_in(path, TASKS["sst"].header, [row[-1] for row in rows[path]], dict(zip(ids, y_pred, strict=True)),
+                args.pretrained)
     print(f"dev accuracy {acc:.3f}")
     return acc
 
@@ -231,10 +187,7 @@ def get_parser():
 
 
 def complete(given, name="sst", apart=False):
-    """Return RunArguments: {name: value} of what was typed, and the files of the data set `name`.
-
-    With `apart` the run's folder is one of that name in --run_dir.
-    """
+    """Return RunArguments: {name: value} of what was typed, the files of data set `name`, with `apart` its own folder."""
     args = completed(given, get_parser())
     args.data_set = name
     args.train, args.dev, args.test = (TASKS[name].data_file(args.data_dir, split) for split in SPLITS)
@@ -247,7 +200,7 @@ def complete(given, name="sst", apart=False):
 
 
 def get_args(argv=None, name="sst", apart=False):
-    """Parse the command line, for the data set `name`; `apart` is as in `complete`."""
+    """Return the checked arguments of a command line, for the data set `name`; `apart` is as in `complete`."""
     return resolve(get_parser().given(argv), partial(complete, name=name, apart=apart))
 
 
@@ -278,12 +231,9 @@ def main():
     note_weights(runs[names[0]].pretrained)
     require_files(path for run in runs.values() for path in files_of(run))
     for run in runs.values():
-        outputs = () if run.skip_predictions else (run.dev_out, run.test_out)
-        require_outputs(run.pretrained, run.filepath, run.run_dir, files_of(run), [*outputs, *records(outputs)])
-    if given.get("use_gpu"):
-        get_device(True)  # raises without one
+        prepare(run, files_of(run), () if run.skip_predictions else (run.dev_out, run.test_out))
     for run in runs.values():
-        require_data(run)
+        require_labelled(run.data_set, *files_of(run), skip_bad_rows=run.skip_bad_rows)
     accuracies = {}
     for name, run in runs.items():
         print(f"{name}: {run.option}")

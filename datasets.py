@@ -1,7 +1,6 @@
 """Files to rows to ids: the readers of several tasks' files, and data sets that tokenize each text once."""
 
 import sys
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -12,8 +11,8 @@ from engine.token_cache import tokenize
 from files.downloads import default_cache_dir
 from files.errors import UserError, speaks
 from files.tables import preprocess_string  # noqa: F401 - a name of the course's datasets.py
-from tasks import COURSE_TASKS, TASKS, formats, in_order, read_rows
-from tokenizer import BertTokenizer, longest_first
+from tasks import COURSE_TASKS, SENTIMENT, TASKS, formats, in_order, read_rows, read_sound
+from tokenizer import load_tokenizer, longest_first
 
 
 def read_tasks(files, split="train", skip_bad_rows=False):
@@ -33,6 +32,26 @@ def warn_of_fewer_classes(task, path, rows):
             labels = "0 and 1" if other.maximum == 1 else f"0 to {other.maximum}"
             print(f"warning: the labels of {path} are {labels} alone, and {form.name}'s are 0 to {form.maximum}: is "
                   f"this a file of {other.name}?", file=sys.stderr)
+
+
+def require_labels(train_file, dev_file, train_rows, dev_rows):
+    """Raise UserError unless the labels are 0 to one less than there are in the training rows."""
+    labels = {row[1] for row in train_rows}
+    stray = {row[1] for row in (*train_rows, *dev_rows)} - set(range(len(labels)))
+    if stray:
+        hint = "; 0 and 1 alone are CFIMDB's labels: were two files swapped?" if labels == {0, 1} else ""
+        raise UserError(f"{train_file} has {len(labels)} different labels, which must be 0 to {len(labels) - 1}, and "
+                        f"there or in {dev_file} stands {', '.join(map(str, sorted(stray)))}: add rows of the labels "
+                        f"between, or number them anew{hint}")
+
+
+def require_labelled(task, train_file, dev_file, *test_files, skip_bad_rows=False):
+    """Read the files of a classifier before any work, and raise UserError when one of them will not do."""
+    train, dev, *_ = (read_sound(path, SENTIMENT, path not in test_files, skip_bad_rows)[0]
+                      for path in (train_file, dev_file, *test_files))
+    require_labels(train_file, dev_file, train, dev)
+    warn_of_fewer_classes(task, train_file, train)
+    warn_of_fewer_classes(task, dev_file, dev)
 
 
 def load_multitask_data(sentiment_filename, paraphrase_filename, similarity_filename, split="train",
@@ -72,12 +91,6 @@ def dataset_of(task, rows, args, labelled=True):
         return (SentencePairTestDataset if is_pair else SentenceClassificationTestDataset)(rows, args)
     dataset = SentencePairDataset if is_pair else SentenceClassificationDataset
     return dataset(rows, args, isRegression=TASKS[task].kind == "real")
-
-
-@lru_cache(maxsize=4)
-def load_tokenizer(pretrained, cache_dir):
-    """Return the tokenizer of `pretrained`, one for all data sets."""
-    return BertTokenizer.from_pretrained(pretrained, cache_dir=cache_dir)
 
 
 def pad(sequences):

@@ -14,8 +14,8 @@ from tqdm import tqdm
 from datasets import dataset_of, read_tasks
 from engine import distributed
 from engine.batching import bucket_loader, scoring_size
-from files.predictions import record_weights, write_predictions
-from tasks import COURSE_TASKS, TASKS, accuracy, in_order
+from files.predictions import hand_in
+from tasks import COURSE_TASKS, TASKS, accuracy, in_order, overall_score
 
 # What a model reads of a batch: texts or packed pairs; pairs apart, as the contract has them; features.
 SEQUENCE = ("token_ids", "attention_mask")
@@ -88,6 +88,20 @@ def evaluate_tasks(loaders, model, device):
     return results
 
 
+def scores_text(scores):
+    """Return {task: metric} as one line, with the overall score where all of the course's tasks are there."""
+    text = ", ".join(f"{task} {score:.3f}" for task, score in scores.items())
+    return f"{text}, overall {overall_score(scores):.3f}" if set(COURSE_TASKS) <= set(scores) else text
+
+
+def print_scores(scores):
+    """Print {task: metric} as a table, with the overall score where all of the course's tasks are there."""
+    overall = {"overall": overall_score(scores)} if set(COURSE_TASKS) <= set(scores) else {}
+    print("\ntask      dev score")
+    for name, score in {**scores, **overall}.items():
+        print(f"{name:9s} {score:9.3f}")
+
+
 def scores_of(results):
     """Return {task: metric} of {task: Result}."""
     return {task: result.score for task, result in results.items()}
@@ -158,7 +172,5 @@ def test_model_multitask(args, model, device, features_of=None):
 
     for task, _, path, ids, result in files if distributed.is_main() else ():
         by_id = dict(zip(result.sent_ids, result.predictions, strict=True))
-        write_predictions(path, TASKS[task].header, ids, by_id)
-        record_weights(path, getattr(args, "pretrained", "bert-base-uncased"))
-        print(f"wrote {len(ids)} predictions to {path}")
+        hand_in(path, TASKS[task].header, ids, by_id, getattr(args, "pretrained", "bert-base-uncased"))
     return {task: result.score for task, split, *_, result in files if split == "dev"}

@@ -7,7 +7,6 @@ import os
 import sys
 from contextlib import nullcontext
 from functools import partial
-from types import SimpleNamespace
 
 import torch
 import torch.nn as nn
@@ -16,34 +15,33 @@ from datasets import dataset_of, low_shot, read_tasks
 from engine import distributed
 from engine.arguments import FIRST, RunArguments, add_arguments, as_run, completed, resolve, with_run_dir
 from engine.batching import bucket_loader
-from engine.checkpoint import (
-    begin_with,
-    load_checkpoint,
-    load_weights,
-    require_room,
-    restoring,
-    save_model,
-    with_stored,
-)
+from engine.checkpoint import begin_with, load_checkpoint, load_model, require_room, save_model, take_up, with_stored
 from engine.checks import (
     contradictions,
     needs_heads,
     note_model,
     note_techniques,
     note_weights,
+    prepare,
     require_embeddings,
-    require_outputs,
 )
-from engine.choices import add_task_arguments, add_technique_arguments, resolve_techniques
-from engine.feature_cache import are_fixed, features_of, frozen_loader
-from engine.loop import SEEN_ROWS, fit, optimizer_settings
+from engine.choices import add_task_arguments, add_technique_arguments, name_files, resolve_techniques, with_demo
+from engine.feature_cache import are_fixed, features_of, frozen_loaders
+from engine.loop import SEEN_ROWS, fit, module_settings, optimizer_settings
 from engine.losses import total_loss
-from engine.model_config import load_encoder, read_config
+from engine.model_config import EncoderModel, load_encoder, model_config, read_config
 from engine.parser import ArgumentParser
 from engine.progress import announce
-from engine.run_folder import Run
 from engine.step import autocast, make_optimizer, use_faster_modules
-from evaluation import collect, evaluate_tasks, multitask_loaders, scores_of, test_model_multitask
+from evaluation import (
+    collect,
+    evaluate_tasks,
+    multitask_loaders,
+    print_scores,
+    scores_of,
+    scores_text,
+    test_model_multitask,
+)
 from extensions import ENCODER_FLAGS, HEADS, OUTPUTS, PAIR_FEATURES, POOLING, SCHEDULES
 from extensions.architecture.dropout_sites import set_dropout
 from extensions.encoder import is_frozen, takes_task
@@ -52,27 +50,15 @@ from extensions.heads.pairs import encode_apart, pack_pairs, swapped
 from extensions.heads.pooling import hidden_states_of
 from extensions.specs import build, from_spec, technique_of
 from files.errors import UserError, run_script
-from files.predictions import records
-from files.tables import require_files
-from tasks import COURSE_TASKS, PREDICTED, SPLITS, TASKS, overall_score, read_sound
+from tasks import COURSE_TASKS, PREDICTED, TASKS, overall_score, read_sound
 from utils import get_device, seed_everything
 
 BERT_HIDDEN_SIZE = 768  # a name of the course; the encoder's own config tells its size
 N_SENTIMENT_CLASSES = 5
-
-ROOT = os.path.dirname(os.path.abspath(__file__))
 LEARNING_RATES = {"pretrain": 1e-3, "finetune": 7e-6}
 # The arguments that decide which parameters the model has, and what they compute.
 ARCHITECTURE = ("hidden_dropout_prob", "encoder_dropout_prob", "option", "pretrained", "pooling", "heads", "outputs",
                 "pair_encoding", "pair_score", "pair_order", *ENCODER_FLAGS, "max_length")
-DEMO_RECIPE = os.path.join(ROOT, "recipes", "minilm.args")  # unless another is named
-# A few hundred rows need more and smaller steps than the recipe's data.
-DEMO_EPOCHS = ("--epochs", "4", "--batch_size", "16")
-DEMO_FLAGS = ("--pretrained", "minilm", "--data_dir", os.path.join(ROOT, "data", "sample"),
-              "--predictions_dir", os.path.join("predictions", "demo"), "--run_dir", os.path.join("runs", "demo"))
-
-# (scale, bias) with which a cosine starts, of labels up to `maximum`: duplicates lie above a cosine of one half.
-FIRST_COSINE = {"binary": lambda maximum: (10.0, -5.0), "real": lambda maximum: (float(maximum), 0.0)}
 
 
 def for_each_task(tasks, value):
@@ -80,7 +66,7 @@ def for_each_task(tasks, value):
     return value if isinstance(value, dict) else dict.fromkeys(tasks, value)
 
 
-class MultitaskBERT(nn.Module):
+class MultitaskBERT(EncoderModel):
     """One encoder, and a head for each task.
 
     `config` (a namespace, or a dict as loaded from a checkpoint) has `hidden_dropout_prob` and `option`
@@ -124,13 +110,10 @@ class MultitaskBERT(nn.Module):
         C, outputs, width = self.bert.config.hidden_size, TASKS[task].outputs, 1
         if self.pair_encoding.get(task) == "bi":
             if self.pair_score[task] == "cosine":
-                return CosineHead(*FIRST_COSINE[TASKS[task].kind](TASKS[task].form.maximum))
+                return CosineHead(*CosineHead.first[TASKS[task].kind](TASKS[task].form.maximum))
             width = PAIR_FEATURES[self.pair_score[task]].width
         spec = for_each_task(self.tasks, self.config.heads)[task]
-        try:
-            head = from_spec(spec, HEADS)(width * C, C, outputs, self.config.hidden_dropout_prob)
-        except ValueError as error:
-            raise UserError(f"--heads {task}={spec}: {error}") from error
+        head = from_spec(spec, HEADS)(width * C, C, outputs, self.config.hidden_dropout_prob)
         if task in self.config.outputs:
             head[-1] = OUTPUTS[self.config.outputs[task]](head[-1].in_features, outputs)
         if TASKS[task].kind == "real":
@@ -140,12 +123,6 @@ class MultitaskBERT(nn.Module):
     def head_of(self, task):
         """Return a task's head."""
         return self.get_submodule(TASKS[task].head)
-
-    def train(self, mode=True):
-        """Switch to training mode, all but a frozen encoder in which nothing has been made trainable."""
-        super().train(mode)
-        self.bert.train(mode and not (self.config.option == "pretrain" and is_frozen(self.bert)))
-        return self
 
     def forward(self, input_ids, attention_mask, token_type_ids=None, task="sst"):
         """Return the pooled encoding of input_ids (B, T) that `task` uses, in fp32: (B, C)."""
@@ -177,10 +154,6 @@ class MultitaskBERT(nn.Module):
             logits = self.head_of(task)(*encodings)
         return logits.squeeze(-1) if TASKS[task].outputs == 1 else logits
 
-    def logits(self, task, batch):
-        """Return the logits (B, K) or (B,) of a batch on the model's device."""
-        return self.score(task, self.encode(task, batch))
-
     def predict(self, task, batch):
         """Return the logits of a batch from which predictions are made.
 
@@ -209,19 +182,15 @@ class MultitaskBERT(nn.Module):
 
 def build_model(args):
     """Return (model, the configuration that a checkpoint keeps of it), with the weights to begin with."""
-    config = SimpleNamespace(num_labels=N_SENTIMENT_CLASSES, data_dir=".", tasks=args.model_tasks,
-                             **{name: getattr(args, name) for name in ARCHITECTURE})
+    config = model_config(args, ARCHITECTURE, num_labels=N_SENTIMENT_CLASSES, tasks=args.model_tasks)
     model = MultitaskBERT(config)
+    require_embeddings(args.pretrained, model)
     problems = needs_heads(args.loss, args.tasks) if is_frozen(model.bert) else []
     if problems:
         raise UserError("; ".join(problems))
     config.hidden_size = model.bert.config.hidden_size
     set_dropout(model, args.dropout)
-    last = Run(args.run_dir).last
-    if args.init and args.resume and os.path.exists(last or ""):
-        with restoring(last):  # not only in `fit`: features and teachers are made of frozen weights before that
-            load_weights(model, load_checkpoint(last))
-    elif args.init:
+    if args.init and not (args.resume and take_up(model, args.run_dir)):
         begin_with(model, args.init, ARCHITECTURE)
     return model, config
 
@@ -240,17 +209,6 @@ def training_loaders(args):
             for i, task in enumerate(TASKS) if task in args.tasks}
 
 
-def of_features(loaders, model, device):
-    """Return {task: loader} of the features that a frozen encoder has of what these loaders read."""
-    return {task: frozen_loader(loader, model, device, task, collect) for task, loader in loaders.items()}
-
-
-def scores_text(scores):
-    """Return {task: metric} as one line, with the overall score where all of the course's tasks are there."""
-    text = ", ".join(f"{task} {score:.3f}" for task, score in scores.items())
-    return f"{text}, overall {overall_score(scores):.3f}" if set(COURSE_TASKS) <= set(scores) else text
-
-
 def train_multitask(args):
     """Train on the tasks in args.tasks, save the weights with the best dev score to args.filepath; return that score.
 
@@ -267,10 +225,9 @@ def train_multitask(args):
     loaders = training_loaders(args)
     dev_loaders = multitask_loaders(files_of(args, "dev"), "dev", args, skip_bad_rows=args.skip_bad_rows,
                                     on_gpu=args.use_gpu, pair_encoding=args.pair_encoding)
-    require_embeddings(next(iter(dev_loaders.values())).dataset.tokenizer, model, args.pretrained)
     if are_fixed(model, args.loss, args.penalty):
         with autocast(device, args.precision):
-            loaders, dev_loaders = (of_features(each, model, device) for each in (loaders, dev_loaders))
+            loaders, dev_loaders = (frozen_loaders(each, model, device, collect) for each in (loaders, dev_loaders))
     schedule = build(args.schedule, SCHEDULES, loaders, args.seed, args.epochs)
     announce(schedule, args.loss, args.epochs)
     note_techniques(args, schedule.loaders)
@@ -317,22 +274,14 @@ def test_multitask(args):
         run = with_stored(run, saved, ("tasks", "pretrained", "max_length", "truncation"))
         # How to predict may be typed now; all else belongs to the model.
         typed = {name: value for name, value in run.given.items() if name == "pair_order"}
-        with restoring(run.filepath):
-            model = MultitaskBERT({**saved["model_config"], **typed})
-            load_weights(model, saved)
-        model.to(device)
-        print(f"load model from {run.filepath}")
-        features_of = partial(of_features, model=model, device=device) if are_fixed(model) else None
+        model = load_model(MultitaskBERT, saved, run.filepath, device, **typed)
+        require_embeddings(run.pretrained, model)
+        features_of = partial(frozen_loaders, model=model, device=device, collect=collect) if are_fixed(model) else None
         if not features_of:
-            use_faster_modules(model, device, compile=run.compile, attention_backend=run.attention_backend,
-                               precision=run.precision)
+            use_faster_modules(model, device, **module_settings(run))
         with autocast(device, run.precision):
             scores.update(test_model_multitask(run, model, device, features_of))
-    print("\ntask      dev score")
-    for task, score in scores.items():
-        print(f"{task:9s} {score:9.3f}")
-    if set(COURSE_TASKS) <= set(scores):
-        print(f"{'overall':9s} {overall_score(scores):9.3f}")
+    print_scores(scores)
     return scores
 
 
@@ -357,25 +306,14 @@ def complete(given):
     """Return RunArguments: {name: value} of what was typed, and all else that a run needs."""
     args = completed(given, get_parser())
     resolve_techniques(args)
-    for name, task in TASKS.items():
-        for split in SPLITS:
-            path = task.data_file(args.data_dir, split)
-            setattr(args, f"{name}_{split}", getattr(args, f"{name}_{split}") or path)
-        for split in PREDICTED:
-            path = task.prediction_file(args.predictions_dir, split)
-            setattr(args, f"{name}_{split}_out", getattr(args, f"{name}_{split}_out") or path)
+    name_files(args)
     return with_run_dir(args, f"multitask-{args.option}")
 
 
 def get_args(argv=None):
-    """Parse the command line; --demo stands for flags of its own, which typed ones override."""
+    """Return the checked arguments of a command line."""
     parser = get_parser()
-    argv = sys.argv[1:] if argv is None else argv
-    words = parser.expand(argv)
-    if "--demo" in words:
-        named = any(word.startswith("@") for word in argv)
-        recipe = () if named else (*parser.expand([f"@{DEMO_RECIPE}"]), *DEMO_EPOCHS)
-        words = [*recipe, *DEMO_FLAGS, *words]
+    words = with_demo(parser, sys.argv[1:] if argv is None else argv)
     return resolve(parser.given(words), complete, contradictions)
 
 
@@ -387,12 +325,8 @@ def main():
     predicted = [] if args.skip_predictions else args.tasks
     tests = {task: path for task, path in files_of(args, "test").items() if task in predicted}
     inputs = [path for task in args.tasks for path in (files_of(args, "train")[task], files_of(args, "dev")[task])]
-    require_files([*inputs, *tests.values()])
     outputs = [getattr(args, f"{task}_{split}_out") for task in predicted for split in PREDICTED]
-    require_outputs(args.pretrained, args.filepath, args.run_dir, [*inputs, *tests.values()],
-                    [*outputs, *records(outputs)])
-    if args.use_gpu:
-        get_device(True)  # raises without one
+    prepare(args, [*inputs, *tests.values()], outputs)
     for task, path in tests.items():  # training reads the other files before its first step
         read_sound(path, TASKS[task].form, labelled=False, skip_bad_rows=args.skip_bad_rows)
     train_multitask(args)

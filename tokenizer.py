@@ -21,6 +21,7 @@ tables stop at Unicode 8) wherever its tables and Python's give a code point the
 import json
 import re
 import unicodedata
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -427,3 +428,9 @@ def _clean_up(text):
     for apart, joined in CLEAN_UP.items():
         text = text.replace(apart, joined)
     return text
+
+
+@lru_cache(maxsize=4)
+def load_tokenizer(pretrained, cache_dir):
+    """Return the tokenizer of `pretrained`, one for all data sets."""
+    return BertTokenizer.from_pretrained(pretrained, cache_dir=cache_dir)

@@ -147,6 +147,28 @@ def begin_with(model, filepath, names):
                         "flags of that one") from error
 
 
+def load_model(kind, saved, filepath, device, **changes):
+    """Return the model of a checkpoint, of class `kind`, on a device; `changes` are settings in place of the stored."""
+    with restoring(filepath):
+        model = kind({**saved["model_config"], **changes})
+        load_weights(model, saved)
+    print(f"load model from {filepath}")
+    return model.to(device)
+
+
+def take_up(model, run_dir):
+    """Load the weights of a run's last checkpoint; return whether there is one.
+
+    `fit` does so too, but later than features and teachers are made of frozen weights.
+    """
+    last = Run(run_dir).last
+    if not os.path.exists(last or ""):
+        return False
+    with restoring(last):
+        load_weights(model, load_checkpoint(last))
+    return True
+
+
 def checkpoint_bytes(model, save, ema):
     """Return about how large best.pt and last.pt will be.
 

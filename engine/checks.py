@@ -13,9 +13,14 @@ from engine.run_folder import Run, beside_checkpoint
 from extensions import GRADIENTS, HEADS, POOLING, SCHEDULES, TASK_LOSSES, TASK_WEIGHTS
 from extensions.encoder import is_frozen
 from extensions.specs import complete_options, require_run, technique_of
+from files.downloads import default_cache_dir
 from files.errors import UserError
+from files.predictions import records
+from files.tables import require_files
 from files.writing import is_device, unwritable
 from tasks import TASKS
+from tokenizer import load_tokenizer
+from utils import get_device
 
 BY_TASK = ("pooling", "heads", "loss", "pair_encoding", "pair_score", "task_batch_size")
 
@@ -112,7 +117,8 @@ def loss_contradictions(args):
 def needs_heads(losses, tasks):
     """Return a line for each task whose losses train no head: over a frozen encoder they would train nothing."""
     return [f"--loss {task}={losses[task][0]} trains the encoder alone, which --option pretrain or --adapt freezes: "
-            f"add a loss that trains a head, such as {task}={TASKS[task].loss}" for task in tasks if headless(losses[task])]
+            f"add a loss that trains a head, such as {task}={TASKS[task].loss}"
+            for task in tasks if headless(losses[task])]
 
 
 def joint_contradictions(args):
@@ -182,12 +188,22 @@ def require_outputs(pretrained, filepath, run_dir, inputs, predictions):
     run.require_free()
 
 
-def require_embeddings(tokenizer, model, pretrained):
-    """Raise UserError if a tokenizer has tokens of which the model has no embedding."""
-    tokens, embeddings = len(tokenizer), model.bert.config.vocab_size
+def require_embeddings(pretrained, model):
+    """Raise UserError if the tokenizer has tokens of which the model has no embedding."""
+    tokens, embeddings = len(load_tokenizer(pretrained, default_cache_dir())), model.bert.config.vocab_size
     if tokens > embeddings:
         raise UserError(f"the tokenizer of {pretrained} has {tokens:,} tokens, and the model {embeddings:,} "
                         "embeddings: fetch both from one model")
+
+
+def prepare(args, inputs, outputs):
+    """Raise UserError, before any work, where a file to read is missing, or one to write has no place, or a GPU is.
+
+    `inputs` and `outputs` are the data and prediction files of the run.
+    """
+    require_files(inputs)
+    require_outputs(args.pretrained, args.filepath, args.run_dir, inputs, [*outputs, *records(outputs)])
+    get_device(args.use_gpu)
 
 
 # ---- Notes: what is allowed and does little.

@@ -1,7 +1,9 @@
 """The technique flags of training several tasks: what may be typed, and what it means for each task."""
 
 import argparse
+import os
 import re
+from pathlib import Path
 
 from engine.checks import listed
 from engine.losses import headless, needed
@@ -11,8 +13,34 @@ from extensions.specs import build, from_spec, require_effect, technique_of
 from files.errors import UserError
 from tasks import COURSE_TASKS, PREDICTED, SPLITS, TASKS, in_order, with_course_tasks
 
+ROOT = Path(__file__).resolve().parent.parent
 PAIR_ENCODINGS, PAIR_SCORES = ("cross", "bi"), (*PAIR_FEATURES, "cosine")
 JOINT_SCHEDULE = "round-robin:end=longest"  # what techniques that need several tasks in a step take by default
+
+
+def with_demo(parser, argv):
+    """Return a command line, files of flags included; --demo stands for flags of its own, which typed ones override.
+
+    The recipe is minilm.args unless another is named, with smaller steps: there are a few hundred rows.
+    """
+    words = parser.expand(argv)
+    if "--demo" not in words:
+        return words
+    recipe = [] if any(word.startswith("@") for word in argv) else [
+        *parser.expand([f"@{ROOT / 'recipes' / 'minilm.args'}"]), "--epochs", "4", "--batch_size", "16"]
+    return [*recipe, "--pretrained", "minilm", "--data_dir", str(ROOT / "data" / "sample"),
+            "--predictions_dir", os.path.join("predictions", "demo"), "--run_dir", os.path.join("runs", "demo"), *words]
+
+
+def name_files(args):
+    """Name in `args` the data and prediction files of all tasks that no flag has named."""
+    for name, task in TASKS.items():
+        for split in SPLITS:
+            path = task.data_file(args.data_dir, split)
+            setattr(args, f"{name}_{split}", getattr(args, f"{name}_{split}") or path)
+        for split in PREDICTED:
+            path = task.prediction_file(args.predictions_dir, split)
+            setattr(args, f"{name}_{split}_out", getattr(args, f"{name}_{split}_out") or path)
 
 
 def add_task_arguments(parser):

@@ -106,6 +106,11 @@ class FrozenFeatures(Dataset):
         return {**batch, "sents": [row[0] for row in rows]} if self.dataset.texts == 1 else batch
 
 
+def frozen_loaders(loaders, model, device, collect):
+    """Return {task: loader} of the features that a frozen encoder has of what these loaders read."""
+    return {task: frozen_loader(loader, model, device, task, collect) for task, loader in loaders.items()}
+
+
 def frozen_loader(loader, model, device, task, collect):
     """Return the loader of a data set's features in place of that of its tokens, of as many rows a batch."""
     sampler = loader.batch_sampler

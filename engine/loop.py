@@ -321,6 +321,11 @@ def optimizer_settings(args):
     return {name: getattr(args, name) for name in ("lr", "weight_decay", "param_groups", "compile")}
 
 
+def module_settings(args):
+    """Return the settings of `use_faster_modules` that the command line has, by name."""
+    return {name: getattr(args, name) for name in ("compile", "attention_backend", "precision")}
+
+
 def step_settings(args):
     """Return the settings of `make_step` that the command line has, by name."""
     return {"penalties": args.penalty or (), **{name: getattr(args, name) for name in (

@@ -3,11 +3,13 @@
 from numbers import Real
 from types import SimpleNamespace
 
+import torch.nn as nn
+
 from base_bert import numbers_held
 from bert import BertModel
 from config import BertConfig, check_choice, check_number
 from extensions import ENCODER_FLAGS, HEADS, PAIR_FEATURES, POOLING
-from extensions.encoder import loaded_parameters
+from extensions.encoder import is_frozen, loaded_parameters
 from extensions.specs import from_spec
 from files.errors import UserError
 from tasks import COURSE_TASKS, TASKS, with_course_tasks
@@ -31,6 +33,29 @@ def read_config(config, **defaults):
         given = {"option": FINE_TUNE_MODES[given["fine_tune_mode"]], **given}
     return SimpleNamespace(**{"option": "finetune", "pretrained": "bert-base-uncased", "encoder_dropout_prob": 0.1,
                               **{part: [] for part in ENCODER_FLAGS}, **defaults, **given})
+
+
+def model_config(args, names, **more):
+    """Return the configuration that a checkpoint keeps of a model: the arguments `names`, and `more`."""
+    return SimpleNamespace(**{name: getattr(args, name) for name in names}, data_dir=".", **more)
+
+
+class EncoderModel(nn.Module):
+    """What the models of both scripts share: an encoder, `bert`, and a way from a task's batch to its logits.
+
+    A subclass has `encode(task, batch)` and `score(task, encodings)`. With `config.option` "pretrain" the frozen
+    encoder runs without dropout.
+    """
+
+    def train(self, mode=True):
+        """Switch to training mode, all but a frozen encoder in which nothing has been made trainable."""
+        super().train(mode)
+        self.bert.train(mode and not (self.config.option == "pretrain" and is_frozen(self.bert)))
+        return self
+
+    def logits(self, task, batch):
+        """Return the logits (B, K) or (B,) of a batch on the model's device."""
+        return self.score(task, self.encode(task, batch))
 
 
 def load_encoder(config):

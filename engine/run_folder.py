@@ -173,7 +173,8 @@ class Run:
         if self.folder and is_main():
             with self.writing(self.arguments), atomic_write(self.arguments) as file:
                 json.dump({"format": FORMAT, "args": plain(args), "device": device_name(device),
-                           "processes": world_size(), "launch": launch(), **environment()}, file, indent=2, sort_keys=True)
+                           "processes": world_size(), "launch": launch(), **environment()},
+                          file, indent=2, sort_keys=True)
                 file.write("\n")
 
     def log(self, **fields):

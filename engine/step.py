@@ -17,6 +17,7 @@ from engine.fused_adamw import FusedAdamW
 from engine.joint_graphs import JointGraphedStep
 from engine.losses import penalties_of
 from engine.packed_attention import pack_attention
+from engine.run_folder import device_name
 from engine.unpadded import UnpaddedModel
 from extensions import GRADIENTS, PARAMETER_GROUPS, TASK_WEIGHTS, TaskWeights, WeightPenalty, as_penalty
 from extensions.encoder import techniques_of
@@ -238,7 +239,8 @@ def make_step(model, losses, optimizer, device, *, lr, penalties=(), gradient="s
             step = JointGraphedStep(step) if joint else GraphedStep(step)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
-    print(f"training {trained:,} of {total:,} parameters in {'bf16' if bf16 else 'fp32'}{fallback}, {how}")
+    print(f"{device_name(device)}: {'bf16' if bf16 else 'fp32'}{fallback}, {trained:,} of {total:,} parameters trained\n"
+          f"kernels: {how}")
     return step
 
 

@@ -17,6 +17,13 @@ def write_predictions(path, header, ids, predictions_by_id):
         file.writelines(f"{sent_id} , {predictions_by_id[sent_id]} \n" for sent_id in ids)
 
 
+def hand_in(path, header, ids, predictions_by_id, pretrained):
+    """Write a prediction file, note beside it which weights made it, and say so."""
+    write_predictions(path, header, ids, predictions_by_id)
+    record_weights(path, pretrained)
+    print(f"wrote {len(ids)} predictions to {path}")
+
+
 def records(paths):
     """Return where `record_weights` notes what it is told of prediction files, a list."""
     return list(dict.fromkeys(os.path.join(os.path.dirname(path), WEIGHTS_RECORD) for path in paths

@@ -5,8 +5,8 @@ import torch.nn as nn
 from files.errors import UserError
 
 # site -> how the names of its modules in the encoder end; "head" is all dropout outside the encoder
-DROPOUT_SITES = {"embedding": "embed_dropout", "attention": "self_attention.dropout", "attention-output": "attention_dropout",
-         "ffn-output": "out_dropout", "head": ""}
+DROPOUT_SITES = {"embedding": "embed_dropout", "attention": "self_attention.dropout",
+                 "attention-output": "attention_dropout", "ffn-output": "out_dropout", "head": ""}
 
 
 def site_of(name):

@@ -52,6 +52,9 @@ class CosineHead(nn.Module):
     begin; R-Drop, SMART and Bregman, which compare logits, move them.
     """
 
+    # (scale, bias) at the start, of labels up to a maximum: duplicates lie above a cosine of one half.
+    first = {"binary": lambda maximum: (10.0, -5.0), "real": lambda maximum: (float(maximum), 0.0)}
+
     def __init__(self, scale, bias):
         super().__init__()
         self.scale, self.bias = nn.Parameter(torch.tensor(scale)), nn.Parameter(torch.tensor(bias))

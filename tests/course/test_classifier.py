@@ -11,8 +11,9 @@ import torch
 
 import classifier
 from bert import BertModel
-from classifier import BertSentimentClassifier, FrozenFeatures, SentimentDataset, collect
+from classifier import BertSentimentClassifier, SentimentDataset
 from engine.batching import bucket_loader
+from engine.feature_cache import FrozenFeatures, frozen_loader
 from evaluation import collect
 from files.errors import UserError
 from tests.helpers.fixtures_tiny import course_rows
@@ -111,8 +112,8 @@ def test_frozen_features_stand_in_the_rows_order(course_folder):
 
 def test_head_on_features_equals_training_through_the_frozen_model(course_folder, monkeypatch):
     trained = []
-    for features in (FrozenFeatures, lambda data, *_: data):
-        monkeypatch.setattr(classifier, "FrozenFeatures", features)
+    for features in (frozen_loader, lambda loader, *_: loader):
+        monkeypatch.setattr(classifier, "frozen_loader", features)
         accuracy = classifier.train(namespace(lr=0.05))
         trained.append((accuracy, torch.load("model.pt", weights_only=True)["model"]))
     start = BertModel.from_pretrained("bert-base-uncased").state_dict()

@@ -68,7 +68,7 @@ def test_two_processes_do_what_one_does(more, script, data, tmp_path):  # noqa: 
     code, said = script.run(tmp_path / "one", *flags)
     assert code == 0, said
     said = ended(launcher)
-    assert said.count("parameters in fp32") == 1, said  # the main process alone speaks
+    assert said.count("parameters trained") == 1, said  # the main process alone speaks
 
     one, two = (outcome(tmp_path / name) for name in ("one", "two"))
     for name in ("best.pt", "last.pt"):
