@@ -187,7 +187,7 @@ def get_parser():
 
 
 def complete(given, name="sst", apart=False):
-    """Return RunArguments: {name: value} of what was typed, the files of data set `name`, with `apart` its own folder."""
+    """Return RunArguments: {name: value} of what was typed, the files of `name`, and, with `apart`, its own folder."""
     args = completed(given, get_parser())
     args.data_set = name
     args.train, args.dev, args.test = (TASKS[name].data_file(args.data_dir, split) for split in SPLITS)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from engine.checks import listed
 from engine.losses import headless, needed
-from engine.parser import COURSE, number, path_name, rows_or_share, spec_of
+from engine.parser import number, path_name, rows_or_share, spec_of
 from extensions import DROPOUT_SITES, GRADIENTS, HEADS, PAIR_FEATURES, POOLING, SCHEDULES, TASK_LOSSES, TASK_WEIGHTS
 from extensions.specs import build, from_spec, require_effect, technique_of
 from files.errors import UserError
@@ -45,9 +45,8 @@ def name_files(args):
 
 def add_task_arguments(parser):
     """Add the flags that say which tasks are trained, and where their files are."""
-    course = next(group for group in parser._action_groups if group.title == COURSE)
+    group = parser.add_argument_group("files of the tasks")
     for name, task in TASKS.items():
-        group = course if name in COURSE_TASKS else parser.add_argument_group(f"files of {name}")
         for split in SPLITS:
             group.add_argument(f"--{name}_{split}", type=path_name, metavar="FILE",
                                help=f"the {task.form.name} {split} file (default: {task.data_file('DATA_DIR', split)})")

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import sys
+import textwrap
 
 from extensions.listing import FLAGS as TECHNIQUE_FLAGS
 from extensions.listing import listing
@@ -36,6 +37,9 @@ class HelpFormatter(argparse.HelpFormatter):
 
     def __init__(self, prog):
         super().__init__(prog, max_help_position=30, width=100)
+
+    def _split_lines(self, text, width):
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False, break_long_words=False)
 
     def _get_help_string(self, action):
         shown = action.default not in (None, False, [], argparse.SUPPRESS) and "default" not in action.help
@@ -94,8 +98,8 @@ class ArgumentParser(Parser):
                 formatter.start_section(group.title)
                 formatter.add_arguments(shown)
                 formatter.end_section()
-        formatter.add_text(f"@FILE reads flags from FILE; see recipes/. --help-all shows {rest} more flags, --list "
-                           "FLAG the techniques of one, for instance --list penalty.")
+        formatter.add_text(f"@FILE reads flags from FILE; see recipes/. --help-all shows {rest} more flags, such as "
+                           "those that name single files; --list FLAG the techniques of one flag.")
         return formatter.format_help()
 
     def full_help(self):

@@ -239,8 +239,8 @@ def make_step(model, losses, optimizer, device, *, lr, penalties=(), gradient="s
             step = JointGraphedStep(step) if joint else GraphedStep(step)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
-    print(f"{device_name(device)}: {'bf16' if bf16 else 'fp32'}{fallback}, {trained:,} of {total:,} parameters trained\n"
-          f"kernels: {how}")
+    precision_used = f"{'bf16' if bf16 else 'fp32'}{fallback}"
+    print(f"{device_name(device)}: {precision_used}, {trained:,} of {total:,} parameters trained\nkernels: {how}")
     return step
 
 
