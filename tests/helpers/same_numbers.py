@@ -1,8 +1,8 @@
 """Record what fixed runs compute, and compare two records bit for bit: for changes that must not change numbers.
 
-    python -m benchmarks.same_numbers before.json --root OTHER_CHECKOUT    (or here, before the change)
-    python -m benchmarks.same_numbers after.json
-    python -m benchmarks.same_numbers --compare before.json after.json
+    python -m tests.helpers.same_numbers before.json --root OTHER_CHECKOUT    (or here, before the change)
+    python -m tests.helpers.same_numbers after.json
+    python -m tests.helpers.same_numbers --compare before.json after.json
 
 The runs are the real scripts on data/sample in fp32 on the CPU: the demo, five steps with each technique, both options
 of classifier.py, and a run that is stopped and resumed. A record holds, for each run, the SHA-256 of every tensor of
@@ -23,7 +23,7 @@ import torch
 from files.errors import Parser, UserError, run_script
 from files.writing import atomic_write
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 # Of a line of metrics.jsonl: what depends on the clock, and epochs, which were counted from 0 until December 2026.
 LEFT_OUT = ("seconds", "examples_per_second", "epoch")
 ROWS = 40  # of each file of data/sample, in the runs of a few steps
