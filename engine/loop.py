@@ -62,7 +62,8 @@ class Training:
         self.total = min(sum(self.lengths), args.max_steps or math.inf)
         if not self.total:
             raise UserError("there is nothing to train on: no rows, or no epochs")
-        note_idle_flags(args, self.total, self.lengths, self.counts)
+        note_idle_flags(self.total, self.lengths, self.counts, eval_every=args.eval_every, patience=args.patience,
+                        init=args.init)
         self.training_step = make_step(model, losses, optimizer, device, joint=schedule.joint, **step_settings(args))
         self.ema = ExponentialMovingAverage(model, args.ema) if args.ema else None
         self.standing = Standing()

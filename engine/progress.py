@@ -102,19 +102,19 @@ def announce(schedule, losses, epochs):
             print(f"batches an epoch{since}: {', '.join(f'{task} {n}' for task, n in counts.items())}")
 
 
-def note_idle_flags(args, steps, lengths, counts):
+def note_idle_flags(steps, lengths, counts, *, eval_every=None, patience=None, init=None):
     """Print which flags do nothing, and which tasks are not trained, as the run has that many steps and no more.
 
     Of every epoch `lengths` has the number of steps, and `counts` the {task: number of batches}.
     """
-    every = args.eval_every or steps
+    every = eval_every or steps
     if every > steps:
         print(f"note: --eval_every {every} is more than the run's {steps} steps: it is scored once, at its end")
     begun = [epoch for epoch, start in enumerate(itertools.accumulate([0, *lengths[:-1]])) if start < steps]
-    scorings = -(-steps // every) if args.eval_every else len(begun)
-    scorings += bool(getattr(args, "init", None))
-    if args.patience and args.patience >= scorings - 1:  # the first is the best so far
-        print(f"note: --patience {args.patience} cannot end this run early, which is scored {scorings} times")
+    scorings = -(-steps // every) if eval_every else len(begun)
+    scorings += bool(init)
+    if patience and patience >= scorings - 1:  # the first is the best so far
+        print(f"note: --patience {patience} cannot end this run early, which is scored {scorings} times")
     without = [task for task in counts[0] if not any(counts[epoch][task] for epoch in begun)]
     if without:
         print(f"note: {', '.join(without)}: no batch in the run's {steps} steps")

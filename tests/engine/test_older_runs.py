@@ -42,7 +42,7 @@ def test_it_is_resumed_to_the_end_that_it_would_have_had(older_run, monkeypatch,
 
     said = capsys.readouterr().out
     assert f"resume {older_run} at step 4 of 8" in said and "resume: --max_steps is 8 now, was 4" in said
-    assert said.count("resume: --") == 1  # nothing else has changed its meaning: round-robin still ends with the shortest
+    assert said.count("resume: --") == 1  # round-robin still ends with the shortest task
     for (kind, step, numbers), (*expected, values) in zip(
             metrics(older_run / "metrics.jsonl"), metrics(older_run / "expected.jsonl"), strict=True):
         assert [kind, step] == expected and numbers == pytest.approx(values, abs=2e-4)
