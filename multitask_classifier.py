@@ -260,6 +260,12 @@ def for_one_task(args, task):
                            "resume": args.resume and begun})
 
 
+def fine_tune_each(args):
+    """Fine-tune a copy of the model in args.filepath for each task; where that does not help it stays the shared one."""
+    for task in args.tasks:
+        train_multitask(for_one_task(args, task))
+
+
 def test_multitask(args):
     """Score the dev sets and write the prediction files with args.filepath; return {task: dev metric}.
 
@@ -331,8 +337,7 @@ def main():
         read_sound(path, TASKS[task].form, labelled=False, skip_bad_rows=args.skip_bad_rows)
     train_multitask(args)
     if args.per_task_epochs:
-        for task in args.tasks:
-            train_multitask(for_one_task(args, task))
+        fine_tune_each(args)
     if predicted:
         test_multitask(args)
     distributed.stop()

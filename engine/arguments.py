@@ -128,11 +128,12 @@ def add_arguments(parser, learning_rates):
 
 
 def completed(given, parser):
-    """Return RunArguments of {name: value} and, for what is not there, the parser's defaults.
+    """Return RunArguments of {name: value}, or a namespace, and, for what is not there, the parser's defaults.
 
     The default learning rate is that of the first technique of --adapt that has one, else `parser.learning_rates` of
     the option, and of "pretrain" where --adapt freezes what was loaded.
     """
+    given = given if isinstance(given, dict) else vars(given)
     args = RunArguments(**{**parser.defaults(), "given": {}, **given})
     if args.fine_tune_mode is not None:
         args.option = FINE_TUNE_MODES[args.fine_tune_mode]
@@ -146,7 +147,7 @@ def completed(given, parser):
 
 def as_run(args, complete):
     """Return RunArguments as they are, and those that `complete` makes of another namespace, as course code has it."""
-    return args if isinstance(args, RunArguments) else complete(vars(args))
+    return args if isinstance(args, RunArguments) else complete(args)
 
 
 def with_run_dir(args, name):

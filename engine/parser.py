@@ -69,7 +69,7 @@ class ArgumentParser(Parser):
     Groups whose title is in `first` make up the short help, with the flags whose names are in `first`.
     """
 
-    def __init__(self, description, first=()):
+    def __init__(self, description=None, first=()):
         super().__init__(description=description, formatter_class=HelpFormatter, add_help=False)
         self.first = first
         self.general = self.add_argument_group("help")

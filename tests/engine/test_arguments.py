@@ -6,11 +6,18 @@ import json
 import pytest
 
 import multitask_classifier
-from engine.arguments import ArgumentParser, number, parse, spec_of, with_defaults, with_run_dir
-from engine.choices import parse_batch_sizes
+from engine.arguments import completed, resolve, with_run_dir
+from engine.checks import note_techniques
+from engine.choices import batch_sizes
+from engine.parser import ArgumentParser, number, spec_of
 from extensions import PENALTIES
 from files.errors import UserError
 from multitask_classifier import complete, get_parser
+
+
+def parsed(flags):
+    """Return the arguments of a command line, without the script's own contradictions."""
+    return resolve(get_parser().given(flags), complete)
 
 
 def test_numbers_in_their_bounds():
@@ -53,9 +60,9 @@ def test_given_is_what_was_said(tmp_path):
 
 
 def test_defaults_fill_what_is_not_there():
-    args = with_defaults(argparse.Namespace(option="pretrain", epochs=3), get_parser())
+    args = completed(argparse.Namespace(option="pretrain", epochs=3), get_parser())
     assert (args.lr, args.epochs, args.batch_size) == (1e-3, 3, 32)
-    assert with_defaults(argparse.Namespace(fine_tune_mode="full-model", option="pretrain"), get_parser()).lr == 7e-6
+    assert completed(argparse.Namespace(fine_tune_mode="full-model", option="pretrain"), get_parser()).lr == 7e-6
     assert with_run_dir(argparse.Namespace(run_dir=None, filepath=None), "x").filepath == "runs/x/best.pt"
     alone = with_run_dir(argparse.Namespace(run_dir=None, filepath="a.pt"), "x")
     assert (alone.run_dir, alone.filepath) == (None, "a.pt")
@@ -68,7 +75,7 @@ def stored(tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
 
     def stored(*flags):
-        args = parse(get_parser(), complete, ["--run_dir", "run", *flags])
+        args = parsed(["--run_dir", "run", *flags])
         (tmp_path / "run" / "args.json").write_text(json.dumps({"args": vars(args)}))
         return args
     return stored
@@ -77,13 +84,13 @@ def stored(tmp_path, monkeypatch):
 def test_a_resumed_run_remembers(stored, capsys):
     stored("--epochs", "3", "--lr", "0.5", "--penalty", "rdrop", "--pooling", "mean", "--task_batch_size", "para=64",
            "--tasks", "sts", "para")
-    again = parse(get_parser(), complete, ["--resume", "--run_dir", "run", "--lr", "0.25", "--epochs", "3"])
+    again = parsed(["--resume", "--run_dir", "run", "--lr", "0.25", "--epochs", "3"])
     assert (again.epochs, again.lr, again.penalty, again.tasks) == (3, 0.25, ["rdrop"], ["para", "sts"])
     assert again.task_batch_size == {"para": 64} and set(again.pooling.values()) == {"mean"}
     assert capsys.readouterr().out == "resume: --lr is 0.25 now, was 0.5\n"
     assert again.given["epochs"] == 3 and again.given["lr"] == 0.25
     # Without --resume nothing is remembered.
-    assert parse(get_parser(), complete, ["--run_dir", "run"]).epochs == 10
+    assert parsed(["--run_dir", "run"]).epochs == 10
 
 
 def test_a_run_of_when_a_flag_was_one_word_is_resumed(stored, tmp_path):
@@ -93,43 +100,76 @@ def test_a_run_of_when_a_flag_was_one_word_is_resumed(stored, tmp_path):
     assert contents["args"]["given"]["pair_encoding"] == ["bi"]
     contents["args"]["given"].update(pair_encoding="bi", pair_score="product")
     path.write_text(json.dumps(contents))
-    again = parse(get_parser(), complete, ["--resume", "--run_dir", "run"])
+    again = parsed(["--resume", "--run_dir", "run"])
     assert (again.pair_encoding, again.pair_score) == (began.pair_encoding, began.pair_score)
     assert set(again.pair_encoding.values()) == {"bi"} and set(again.pair_score.values()) == {"product"}
     with pytest.raises(UserError, match="--pair_encoding is .* but the run in run began with"):
-        parse(get_parser(), complete, ["--resume", "--run_dir", "run", "--pair_encoding", "sts=bi", "--pair_score",
-                                       "sts=product"])
+        parsed(["--resume", "--run_dir", "run", "--pair_encoding", "sts=bi", "--pair_score", "sts=product"])
 
 
 def test_a_default_that_has_changed_is_not_taken_over(stored, monkeypatch, capsys):
     before = stored("--epochs", "3").lr
     monkeypatch.setitem(multitask_classifier.LEARNING_RATES, "finetune", 0.125)
     resume = ["--resume", "--run_dir", "run"]
-    assert parse(get_parser(), complete, resume).lr == before != 0.125 and "--lr" not in capsys.readouterr().out
-    assert parse(get_parser(), complete, [*resume, "--lr", "0.5"]).lr == 0.5
+    assert parsed(resume).lr == before != 0.125 and "--lr" not in capsys.readouterr().out
+    assert parsed([*resume, "--lr", "0.5"]).lr == 0.5
 
 
 @pytest.mark.parametrize("flags", [["--seed", "3"], ["--tasks", "sst"], ["--fine-tune-mode", "last-linear-layer"]])
 def test_what_a_resumed_run_must_keep(flags, stored):
     stored()
     with pytest.raises(UserError, match="began with .*; leave the flag out"):
-        parse(get_parser(), complete, ["--resume", "--run_dir", "run", *flags])
+        parsed(["--resume", "--run_dir", "run", *flags])
 
 
 def test_batch_sizes_of_tasks():
-    assert parse_batch_sizes(None) == {}
-    assert parse_batch_sizes(["para=64", "sst=8", "para=32"]) == {"para": 32, "sst": 8}
+    assert batch_sizes(None) == {}
+    assert batch_sizes(["para=64", "sst=8", "para=32"]) == {"para": 32, "sst": 8}
     for wrong in ("mnli=8", "para", "para=0", "para=x", "=8", "para=-1"):
         with pytest.raises(UserError, match=f"--task_batch_size {wrong}: give TASK=N"):
-            parse_batch_sizes([wrong])
+            batch_sizes([wrong])
     args = multitask_classifier.get_args(["--task_batch_size", "sst=4", "--task_batch_size", "sts=2"])
     assert args.task_batch_size == {"sst": 4, "sts": 2}
 
 
 def test_flags_are_not_abbreviated_and_help_names_defaults(capsys):
-    parser = ArgumentParser()
+    parser = ArgumentParser("Count things.", first=("count",))
     parser.add_argument("--count", type=int, default=7, help="how many")
     parser.add_argument("--name", help="of what")
     with pytest.raises(SystemExit):
         parser.parse_args(["--cou", "3"])
-    assert "how many (default: 7)" in parser.format_help() and "None" not in parser.format_help()
+    assert "how many (default: 7)" in parser.short_help() and "--name" not in parser.short_help()
+    assert "--name NAME" in parser.full_help() and "None" not in parser.full_help()
+    for flag, text in (("-h", parser.short_help()), ("--help-all", parser.full_help())):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            parser.parse_args([flag])
+        assert stop.value.code == 0 and capsys.readouterr().out == text
+
+
+@pytest.mark.parametrize("flag, likely", [
+    ("--learning_rate", "--lr"), ("--bs", "--batch_size"), ("--cuda", "--use_gpu"), ("--output_dir", "--run_dir"),
+    ("--lora", "--adapt lora"), ("--pcgrad", "--gradient pcgrad"), ("--epoch", "--epochs")])
+def test_an_unknown_flag_names_the_likely_one(flag, likely, capsys):
+    with pytest.raises(SystemExit):
+        get_parser().given([flag, "1"])
+    assert f"unknown: {flag}" in (said := capsys.readouterr().err) and f"did you mean {likely}" in said
+
+
+@pytest.mark.parametrize("flags, schedule, said", [
+    (["--gradient", "pcgrad"], "round-robin:end=longest", "--gradient pcgrad needs batches of several tasks in one step"),
+    (["--task_weights", "uncertainty"], "round-robin:end=longest", "--task_weights uncertainty needs batches"),
+    (["--task_weights", "fixed:sst=2"], "round-robin:end=longest", "--task_weights fixed:sst=2 needs batches"),
+    (["--task_weights", "fixed"], "proportional", None), (["--gradient", "sum"], "proportional", None),
+    (["--gradient", "pcgrad", "--schedule", "even"], "even", None)])
+def test_techniques_that_need_joint_steps_bring_their_schedule(flags, schedule, said, capsys):
+    args = multitask_classifier.get_args(flags)
+    assert args.schedule == schedule
+    note_techniques(args, {})
+    out = capsys.readouterr().out
+    assert (f"note: {said}" in out and out.count(schedule) == 1) if said else not out
+
+
+def test_an_explicit_schedule_that_contradicts_stays_an_error():
+    with pytest.raises(UserError, match="--schedule proportional has one task a step: leave --schedule out"):
+        multitask_classifier.get_args(["--gradient", "pcgrad", "--schedule", "proportional"])

@@ -12,7 +12,7 @@ import classifier
 import extensions
 import multitask_classifier
 from bert import BertModel
-from engine.arguments import note_idle_encoder_flags
+from engine.checks import note_model
 from engine.checkpoint import frozen_names, load_checkpoint, load_weights, weights_of
 from engine.model_config import load_encoder, read_config
 from extensions.encoder import (
@@ -248,15 +248,15 @@ def test_the_default_learning_rate_is_that_of_what_is_trained(script, option, ad
     (["last-linear", "task-layers"], "finetune", "last-linear task-layers: together, in this order, they leave")])
 def test_an_adaptation_without_anything_to_train_is_noted(adapt, option, said, bert_dir, capsys):
     model = tiny_model(bert_dir, option=option, adapt=adapt)
-    note_idle_encoder_flags(SimpleNamespace(adapt=adapt, option=option), model)
+    note_model(SimpleNamespace(adapt=adapt, option=option, max_length=5, given={}), model)
     told = capsys.readouterr().out
     assert said in told and bool(said) == bool(told)
 
 
 def test_dropout_of_a_frozen_encoder_is_noted(bert_dir, capsys):
-    args = SimpleNamespace(adapt=[], option="pretrain", dropout={"attention": 0.2, "head": 0.3},
+    args = SimpleNamespace(adapt=[], option="pretrain", dropout={"attention": 0.2, "head": 0.3}, max_length=5,
                            given={"encoder_dropout_prob": 0.2})
-    note_idle_encoder_flags(args, tiny_model(bert_dir, option="pretrain"))
-    assert "without dropout: --dropout attention, --encoder_dropout_prob changes nothing" in capsys.readouterr().out
-    note_idle_encoder_flags(args, tiny_model(bert_dir, option="pretrain", adapt=["lora"]))
+    note_model(args, tiny_model(bert_dir, option="pretrain"))
+    assert "without dropout: --dropout attention, --encoder_dropout_prob has no effect" in capsys.readouterr().out
+    note_model(args, tiny_model(bert_dir, option="pretrain", adapt=["lora"]))
     assert capsys.readouterr().out == ""

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from engine import progress as progress_module
-from engine.arguments import ArgumentParser
+from engine.parser import ArgumentParser
 from engine.progress import MeanLosses, Progress
 from engine.step import TrainingStep, lr_factor, part_to_device, set_learning_rates, to_device
 from extensions import TASK_LOSSES
