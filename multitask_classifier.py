@@ -261,7 +261,7 @@ def for_one_task(args, task):
 
 
 def fine_tune_each(args):
-    """Fine-tune a copy of the model in args.filepath for each task; where that does not help it stays the shared one."""
+    """Fine-tune a copy of the model in args.filepath for each task; one that gets no better stays the shared one."""
     for task in args.tasks:
         train_multitask(for_one_task(args, task))
 

@@ -167,6 +167,3 @@ def read_sound(path, form, labelled=True, skip_bad_rows=False):
 def read_rows(path, form, labelled=True, skip_bad_rows=False):
     """As tables.read_rows, whose message names the task when the file is another's."""
     return tables.read_rows(path, form, labelled, skip_bad_rows, formats())
-
-
-PAIR_TASKS = ("para", "sts")

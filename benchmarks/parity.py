@@ -18,7 +18,6 @@ from pathlib import Path
 import torch
 
 from engine.loop import optimizer_settings, step_settings
-from engine.losses import LOSSES
 from engine.step import lr_factor, make_optimizer, make_step, part_to_device, set_learning_rates
 from extensions import SCHEDULES, TASK_LOSSES
 from extensions.specs import from_spec
@@ -109,7 +108,7 @@ def our_losses(args, steps):
 
     def recorded(task):
         def loss_of(forward):
-            loss = from_spec(LOSSES[task], TASK_LOSSES)(forward)
+            loss = from_spec(TASKS[task].loss, TASK_LOSSES)(forward)
             losses.append((task, loss.item()))
             ids = forward.batch["sent_ids"]
             columns = [list(column) for column in zip(*(rows[task][i] for i in ids), strict=True)]

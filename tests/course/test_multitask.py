@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from engine.choices import specs_by_task
-from engine.losses import LOSSES
 from extensions import POOLING, TASK_LOSSES
 from files.errors import UserError
 from multitask_classifier import MultitaskBERT, get_args, pack_pairs
+from tasks import TASKS
 from tests.helpers.fixtures_tiny import forward_of, losses_of_20_steps, task_batch
 
 IDS_1 = torch.tensor([[101, 950, 960, 102, 0], [101, 940, 930, 955, 102]])
@@ -135,7 +135,7 @@ def test_the_loss_of_each_task_falls_in_20_steps(encoding, task, bert_dir):
     model = MultitaskBERT(SimpleNamespace(pretrained=bert_dir, option="finetune", hidden_dropout_prob=0.0,
                                           encoder_dropout_prob=0.0, **encoding)).train()
     batch = task_batch(task, bert_dir)
-    losses = losses_of_20_steps(model, lambda: TASK_LOSSES[LOSSES[task]](forward_of(model, batch)))
+    losses = losses_of_20_steps(model, lambda: TASK_LOSSES[TASKS[task].loss](forward_of(model, batch)))
     assert losses[-1] < 0.6 * losses[0]
 
 

@@ -157,7 +157,7 @@ def test_an_unknown_flag_names_the_likely_one(flag, likely, capsys):
 
 
 @pytest.mark.parametrize("flags, schedule, said", [
-    (["--gradient", "pcgrad"], "round-robin:end=longest", "--gradient pcgrad needs batches of several tasks in one step"),
+    (["--gradient", "pcgrad"], "round-robin:end=longest", "--gradient pcgrad needs batches of several tasks"),
     (["--task_weights", "uncertainty"], "round-robin:end=longest", "--task_weights uncertainty needs batches"),
     (["--task_weights", "fixed:sst=2"], "round-robin:end=longest", "--task_weights fixed:sst=2 needs batches"),
     (["--task_weights", "fixed"], "proportional", None), (["--gradient", "sum"], "proportional", None),

@@ -10,14 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers.script_runs import (
+from tests.helpers.script_runs import (  # noqa: F401
     ROOT,
     RUN,
     checkpoint,
+    data,
     difference,
     flags_of,
+    metrics,
     outcome,
-)  # noqa: F401
+    predictions,
+    script,
+)
 
 NO_DROPOUT = ["--hidden_dropout_prob", "0", "--encoder_dropout_prob", "0"]
 

@@ -12,8 +12,8 @@ import classifier
 import extensions
 import multitask_classifier
 from bert import BertModel
-from engine.checks import note_model
 from engine.checkpoint import frozen_names, load_checkpoint, load_weights, weights_of
+from engine.checks import note_model
 from engine.model_config import load_encoder, read_config
 from extensions.encoder import (
     EncoderTechnique,

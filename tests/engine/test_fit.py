@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from engine.loop import fit
-from engine.losses import LOSSES
 from evaluation import evaluate_tasks, multitask_loaders
 from extensions import SCHEDULES, TASK_LOSSES
 from multitask_classifier import MultitaskBERT, complete, training_loaders
 from optimizer import AdamW
+from tasks import TASKS
 from tests.helpers.fixtures_tiny import tiny_bert_dir, write_course_files
 
 CPU = torch.device("cpu")
@@ -40,7 +40,7 @@ def run(folder):
 
         def recorded(task):
             def loss_of(forward):
-                loss = TASK_LOSSES[LOSSES[task]](forward)
+                loss = TASK_LOSSES[TASKS[task].loss](forward)
                 seen.losses.append(loss.item())
                 return loss
             return loss_of

@@ -4,15 +4,17 @@ import signal
 
 import pytest
 
-from tests.helpers.script_runs import (
+from tests.helpers.script_runs import (  # noqa: F401
     RUN,
     STOP_AFTER,
     checkpoint,
+    data,
     difference,
     flags_of,
     metrics,
     outcome,
     predictions,
+    script,
 )
 
 RESUME = ["--resume", "--run_dir", RUN]

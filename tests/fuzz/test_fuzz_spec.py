@@ -8,9 +8,8 @@ import shlex
 import pytest
 from hypothesis import strategies as st
 
-from engine.parser import ArgumentParser, number, spec_of
 from engine.choices import losses_by_task, parse_batch_sizes, specs_by_task
-from engine.losses import LOSSES
+from engine.parser import ArgumentParser, number, spec_of
 from extensions import (
     ADAPT,
     GRADIENTS,

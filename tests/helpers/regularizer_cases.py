@@ -10,10 +10,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from engine.losses import LOSSES
 from extensions import TASK_LOSSES
 from multitask_classifier import MultitaskBERT
-from tasks import COURSE_TASKS
+from tasks import COURSE_TASKS, TASKS
 from tests.helpers.fixtures_tiny import forward_of, task_batch
 
 # A task and how its pairs are encoded: "bi" calls the encoder several times a batch.
@@ -48,7 +47,7 @@ def total(model, batch, *penalties):
 
 def loss_of(batch):
     """Return the loss of a test's batch, fn(forward): its own, or its task's default."""
-    return batch.get("loss") or TASK_LOSSES[LOSSES[batch["task"]]]
+    return batch.get("loss") or TASK_LOSSES[TASKS[batch["task"]].loss]
 
 
 def value_of(penalty, model, batch):

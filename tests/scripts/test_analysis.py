@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from bert import BertSelfAttention
-from engine.losses import LOSSES
 from engine.packed_attention import pack_attention
 from extensions import TASK_LOSSES
 from scripts._analysis import (
@@ -23,6 +22,7 @@ from scripts._analysis import (
     pruning_order,
     sum_over_tokens,
 )
+from tasks import TASKS
 from tests.helpers.fixtures_tiny import forward_of, inputs_of
 from tests.helpers.regularizer_cases import CASES, a_batch, tiny_model
 
@@ -106,7 +106,7 @@ def test_probes_find_what_is_planted_and_nothing_in_noise():
 
 
 def loss_of(task):
-    return TASK_LOSSES[LOSSES[task]]
+    return TASK_LOSSES[TASKS[task].loss]
 
 
 @pytest.mark.parametrize("task, pair_encoding", CASES)

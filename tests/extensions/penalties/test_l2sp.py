@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from engine.losses import LOSSES
 from engine.step import TrainingStep
 from extensions import GRADIENTS, TASK_LOSSES
 from extensions.penalties.l2sp import L2SP
 from extensions.specs import build
 from extensions.task_weights.fixed import FixedWeights
+from tasks import TASKS
 from tests.helpers.fixtures_tiny import losses_of_20_steps, part_of
 from tests.helpers.regularizer_cases import COURSE_TASKS, a_batch, no_waiting, tiny_model, total
 
@@ -67,7 +67,7 @@ def test_what_a_step_does_not_train_stays(bert_dir):
 
 def step_of(model, gradient="sum", weights=None, penalties=(), lr=0.0):
     """Return a training step over three tasks with SGD, so that `.grad` stays to be looked at."""
-    losses = {task: TASK_LOSSES[LOSSES[task]] for task in COURSE_TASKS}
+    losses = {task: TASK_LOSSES[TASKS[task].loss] for task in COURSE_TASKS}
     return TrainingStep(model, losses, torch.optim.SGD(model.parameters(), lr=lr), penalties=penalties,
                         gradient=build(gradient, GRADIENTS), weights=weights, precision="fp32", max_grad_norm=1e9,
                         device=torch.device("cpu"))

@@ -15,12 +15,12 @@ import torch.nn.functional as F
 
 import classifier
 import multitask_classifier
-from engine.losses import LOSSES
 from extensions import PENALTIES, TASK_LOSSES
 from extensions.penalties._divergence import divergence
 from extensions.penalties.rdrop import rdrop
 from extensions.specs import from_spec
 from multitask_classifier import COURSE_TASKS, MultitaskBERT
+from tasks import TASKS
 from tests.helpers.fixtures_tiny import forward_of, losses_of_20_steps, task_batch
 from tests.helpers.regularizer_cases import task_loss
 
@@ -39,7 +39,7 @@ def build(bert_dir):
 @pytest.mark.parametrize("task", COURSE_TASKS)
 def test_without_dropout_it_is_the_loss_twice_and_trains_the_same_parameters(task, build):
     model, batch = build(task)
-    loss_of = TASK_LOSSES[LOSSES[task]]
+    loss_of = TASK_LOSSES[TASKS[task].loss]
     grads = []
     for penalties, factor in (([], 1), ([rdrop], 2)):
         loss = task_loss(model, batch, loss_of, penalties)
@@ -54,7 +54,7 @@ def test_without_dropout_it_is_the_loss_twice_and_trains_the_same_parameters(tas
 @pytest.mark.parametrize("task", COURSE_TASKS)
 def test_with_dropout_both_passes_count_and_the_weight_tells(task, build):
     model, batch = build(task, dropout=0.3)
-    loss_of, recorded = TASK_LOSSES[LOSSES[task]], []
+    loss_of, recorded = TASK_LOSSES[TASKS[task].loss], []
 
     def recording(forward):
         loss = loss_of(forward)
@@ -87,14 +87,14 @@ def test_padding_does_not_change_the_value(task, build):
              for name, value in batch.items()}
     ids = "token_ids" if task == "sst" else "token_ids_2"
     assert wider[ids].shape[1] == batch[ids].shape[1] + 3
-    values = [task_loss(model, b, TASK_LOSSES[LOSSES[task]], [rdrop]) for b in (batch, wider)]
+    values = [task_loss(model, b, TASK_LOSSES[TASKS[task].loss], [rdrop]) for b in (batch, wider)]
     torch.testing.assert_close(*values)
 
 
 @pytest.mark.parametrize("task", COURSE_TASKS)
 def test_the_loss_falls_in_20_steps(task, build):
     model, batch = build(task, dropout=0.1)
-    losses = losses_of_20_steps(model, lambda: task_loss(model, batch, TASK_LOSSES[LOSSES[task]], [rdrop]))
+    losses = losses_of_20_steps(model, lambda: task_loss(model, batch, TASK_LOSSES[TASKS[task].loss], [rdrop]))
     assert losses[-1] < 0.6 * losses[0]
 
 

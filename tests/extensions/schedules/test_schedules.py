@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import tasks
 from datasets import SentenceClassificationDataset, SentencePairDataset
 from engine.batching import bucket_loader
 from extensions import SCHEDULES
@@ -166,11 +167,10 @@ def test_mistakes_are_said(spec, said):
 @pytest.mark.parametrize("kind, options", ALL)
 def test_on_the_courses_files(kind, options, course_folder):
     """Real loaders: every step holds the rows that the plan says, whole and in parts; SST without rows is left out."""
-    from files import tables
 
-    read = {task: tables.read_rows(f"data/{name}-train.csv", form) for task, name, form in (
-        ("sst", "ids-sst", tables.SENTIMENT), ("para", "quora", tables.PARAPHRASE),
-        ("sts", "sts", tables.SIMILARITY))}
+    read = {task: tasks.read_rows(f"data/{name}-train.csv", form) for task, name, form in (
+        ("sst", "ids-sst", tasks.SENTIMENT), ("para", "quora", tasks.PARAPHRASE),
+        ("sts", "sts", tasks.SIMILARITY))}
     data = {task: SentenceClassificationDataset(rows, SimpleNamespace()) if task == "sst" else
             SentencePairDataset(rows, SimpleNamespace(), isRegression=task == "sts") for task, rows in read.items()}
     schedule = kind({task: bucket_loader(data[task], 3, shuffle=True) for task in data}, 0, 3, **options)

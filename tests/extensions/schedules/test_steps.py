@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import tasks
 from datasets import SentenceClassificationDataset, SentencePairDataset, SentencePairTestDataset
 from engine.batching import bucket_loader
 from extensions import SCHEDULES
-from files import tables
 from multitask_classifier import pack_pairs
 
 
@@ -29,11 +29,11 @@ def packed(batch, max_length):
     (512, "head"), (32, "head"), (32, "tail"), (33, "head+tail"), (12, "tail"), (7, "head"), (5, "head+tail")])
 def test_batches_are_the_contracts(max_length, truncation, course_dir, monkeypatch):
     monkeypatch.setenv("MINBERT_TOKEN_CACHE", "0")
-    files = (("ids-sst-dev.csv", tables.SENTIMENT, SentenceClassificationDataset, {}),
-             ("quora-dev.csv", tables.PARAPHRASE, SentencePairDataset, {}),
-             ("sts-dev.csv", tables.SIMILARITY, SentencePairDataset, {"isRegression": True}))
+    files = (("ids-sst-dev.csv", tasks.SENTIMENT, SentenceClassificationDataset, {}),
+             ("quora-dev.csv", tasks.PARAPHRASE, SentencePairDataset, {}),
+             ("sts-dev.csv", tasks.SIMILARITY, SentencePairDataset, {"isRegression": True}))
     for name, form, kind, options in files:
-        rows = tables.read_rows(course_dir / name, form)[:800]
+        rows = tasks.read_rows(course_dir / name, form)[:800]
         rows += [(*(text * 3 for text in row[: len(form.texts)]), *row[-2:]) for row in rows[:200]]
         rows.append((*("" for _ in form.texts), 0, "empty"))
         args = SimpleNamespace(pretrained="minilm", max_length=max_length, truncation=truncation)

@@ -10,7 +10,6 @@ import torch.nn as nn
 
 import multitask_classifier
 from engine.checkpoint import load_checkpoint, load_weights
-from engine.losses import LOSSES
 from engine.packed_attention import pack_attention
 from engine.step import TrainingStep
 from extensions import ADAPT, TASK_LOSSES
@@ -23,6 +22,7 @@ from extensions.tuning.lora import lora
 from extensions.tuning.mixout import mixout
 from multitask_classifier import MultitaskBERT
 from optimizer import AdamW
+from tasks import TASKS
 from tests.helpers.fixtures_tiny import forward_of, losses_of_20_steps, part_of
 from tests.helpers.regularizer_cases import COURSE_TASKS, a_batch, no_waiting, tiny_model, total
 
@@ -152,7 +152,7 @@ def test_the_penalty_prunes_and_the_report_counts_what_is_left(structured, bert_
     def trained(penalty):
         model = differing(bert_dir, structured=structured, penalty=penalty, rate=200.0)
         batch, optimizer = a_batch("sst", bert_dir), AdamW(model.parameters(), lr=1e-2)
-        step = TrainingStep(model, {"sst": TASK_LOSSES[LOSSES["sst"]]}, optimizer, precision="fp32",
+        step = TrainingStep(model, {"sst": TASK_LOSSES[TASKS["sst"].loss]}, optimizer, precision="fp32",
                             device=torch.device("cpu"))
         losses = [step([{"sst": part_of(batch)}])["sst"].item() for _ in range(20)]
         return model, losses
