@@ -1,19 +1,20 @@
 """What runs a model. In reading order:
 
 The command line
-    arguments           the flags of both scripts, files of flags, what a resumed run remembers
-    choices             the flags that name techniques, and what they mean for each task
-    checks              which of them contradict each other
+    parser              files of flags, short and full help, the likely flag for an unknown one
+    arguments           the flags of both scripts; parse, complete, resume
+    choices             the flags that name tasks and techniques, and what they mean for each task
+    checks              flags that contradict each other, places that cannot be written; notes
 Data
     batching            rows of ids, length buckets, batches of few shapes
     token_cache         token ids, kept on disk
     feature_cache       features of a frozen encoder, kept on disk
 Training
     model_config        the configuration of a model, and the encoder that it describes
-    losses              a task's losses, summed
+    losses              a task's losses, summed; penalties
     step                one optimizer step
     loop                epochs, log points, scorings, checkpoints
-    progress            the line of progress
+    progress            what a run prints: batches, the line of progress, notes
     signals             Ctrl-C and SIGTERM: finish the step, save, stop
     ema                 exponential moving average of the weights
 Files of a run

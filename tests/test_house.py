@@ -84,3 +84,9 @@ def test_a_wrong_arrow_is_named_with_its_rule(path, source, rule):
 
 def test_engine_may_import_the_dicts_and_what_all_encoder_techniques_share():
     assert not wrong_imports("engine/step.py", "from extensions import PENALTIES\nimport extensions.encoder")
+
+
+def test_the_table_of_contents_of_engine_names_every_file():
+    contents = ast.get_docstring(ast.parse((ROOT / "engine" / "__init__.py").read_text(encoding="utf-8")))
+    named = [line.split()[0] for line in contents.splitlines() if line.startswith("    ")]
+    assert sorted(named) == sorted(path.stem for path in (ROOT / "engine").glob("*.py") if path.stem != "__init__")
