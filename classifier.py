@@ -109,7 +109,7 @@ def files_of(args):
 
 def train(args):
     """Train on args.train, choose the epoch by accuracy on args.dev, save it to args.filepath; return that accuracy."""
-    args = as_run(args, complete)
+    args = as_run(args, partial(completed, parser=get_parser()))
     seed_everything(args.seed)
     device = get_device(args.use_gpu)
     train_rows, num_labels = load_data(args.train, "train", args.skip_bad_rows)
@@ -148,7 +148,7 @@ def train(args):
 
 def test(args):
     """Load args.filepath and write its predictions for args.dev and args.test; return the dev accuracy."""
-    args = as_run(args, complete)
+    args = as_run(args, partial(completed, parser=get_parser()))
     device = get_device(args.use_gpu)
     saved = load_checkpoint(args.filepath)
     args = with_stored(args, saved, ("pretrained", "max_length", "truncation"))

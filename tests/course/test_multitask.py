@@ -10,7 +10,7 @@ from engine.choices import specs_by_task
 from extensions import POOLING, TASK_LOSSES
 from files.errors import UserError
 from multitask_classifier import MultitaskBERT, get_args, pack_pairs
-from tasks import TASKS
+from tasks import COURSE_TASKS, TASKS
 from tests.helpers.fixtures_tiny import forward_of, losses_of_20_steps, task_batch
 
 IDS_1 = torch.tensor([[101, 950, 960, 102, 0], [101, 940, 930, 955, 102]])
@@ -141,7 +141,7 @@ def test_the_loss_of_each_task_falls_in_20_steps(encoding, task, bert_dir):
 
 def test_specs_by_task():
     def parse(specs):
-        return specs_by_task("pooling", specs, POOLING, "cls")
+        return specs_by_task("pooling", specs, POOLING, "cls", COURSE_TASKS)
 
     assert parse(None) == {"sst": "cls", "para": "cls", "sts": "cls"}
     assert parse(["mean"]) == {"sst": "mean", "para": "mean", "sts": "mean"}

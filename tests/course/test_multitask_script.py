@@ -29,7 +29,7 @@ def run(course_folder, monkeypatch, capsys):
 
 
 def args_of(*flags):
-    return complete(get_parser().parse_args(flags))
+    return complete(get_parser().given(flags))
 
 
 def written():

@@ -15,7 +15,7 @@ import torch
 import sanity_check
 from bert import BertModel
 from config import BertConfig
-from files import http, pretrained
+from files import pretrained
 from files.errors import UserError
 
 

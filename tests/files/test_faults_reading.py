@@ -1,6 +1,5 @@
 """Files that may not be read, or whose disk fails half-way: one line that names the file, whatever reads it."""
 
-import argparse
 import errno
 import os
 
@@ -74,7 +73,7 @@ def test_a_disk_that_fails_half_way(folder, capsys):
 @pytest.mark.parametrize("what, number", [("open", errno.EACCES), ("read", errno.EIO)])
 def test_a_file_of_flags(what, number, folder, capsys):
     with failing(what, number, "*/own.args"), pytest.raises(SystemExit) as stop:
-        get_parser().parse_args([f"@{folder}/own.args"])
+        get_parser().given([f"@{folder}/own.args"])
     said = capsys.readouterr().err
     assert stop.value.code == 2 and "own.args" in said and os.strerror(number) in said
-    assert get_parser().parse_args([f"@{folder}/own.args"], argparse.Namespace()).epochs == 3
+    assert get_parser().given([f"@{folder}/own.args"]) == {"epochs": 3}

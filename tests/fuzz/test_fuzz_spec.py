@@ -8,7 +8,7 @@ import shlex
 import pytest
 from hypothesis import strategies as st
 
-from engine.choices import losses_by_task, parse_batch_sizes, specs_by_task
+from engine.choices import batch_sizes, losses_by_task, specs_by_task
 from engine.parser import ArgumentParser, number, spec_of
 from extensions import (
     ADAPT,
@@ -76,12 +76,21 @@ def test_specs(record):
 
 
 def parse_pooling(specs):
-    return specs_by_task("pooling", specs, POOLING, "cls")
+    return specs_by_task("pooling", specs, POOLING, "cls", COURSE_TASKS)
+
+
+def parse_losses(specs):
+    return losses_by_task(specs, COURSE_TASKS)
 
 
 def is_pooling(value):
     with contextlib.suppress(ValueError):
         return bool(from_spec(value, POOLING))
+
+
+def are_losses(specs):
+    with contextlib.suppress(ValueError):
+        return bool(specs) and all(from_spec(spec, TASK_LOSSES) for spec in specs)
 
 
 def test_lists_of_pairs(record):
@@ -90,8 +99,8 @@ def test_lists_of_pairs(record):
                       st.one_of(poolers, TEXT, st.integers().map(str))).map("".join)
 
     def check(specs):
-        for parse, fits in ((parse_pooling, is_pooling), (losses_by_task, lambda value: bool(value) or value in LOSSES),
-                            (parse_batch_sizes, lambda value: type(value) is int and value > 0)):
+        for parse, fits in ((parse_pooling, is_pooling), (parse_losses, are_losses),
+                            (batch_sizes, lambda value: type(value) is int and value > 0)):
             try:
                 result = parse(specs)
             except UserError as error:
@@ -102,7 +111,7 @@ def test_lists_of_pairs(record):
     def round_trip(pooling, sizes):
         assert parse_pooling([f"{task}={name}" for task, name in pooling.items()]) == {
             **dict.fromkeys(COURSE_TASKS, "cls"), **pooling}
-        assert parse_batch_sizes([f"{task}={rows}" for task, rows in sizes.items()]) == sizes
+        assert batch_sizes([f"{task}={rows}" for task, rows in sizes.items()]) == sizes
 
     n = fuzz(check, 300, st.lists(pairs, max_size=4))
     valid = fuzz(round_trip, 100, st.dictionaries(tasks, poolers), st.dictionaries(tasks, st.integers(1, 999_999)))
@@ -111,13 +120,15 @@ def test_lists_of_pairs(record):
 
 
 def outcome(parser, argv):
-    """Return the namespace, or what argparse printed when it ended with code 2."""
+    """Return {name: value}, or what was printed with exit code 2: by argparse, or of a UserError by run_script."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            return parser.parse_args(argv)
+            return parser.given(argv)
+    except UserError as error:
+        return f"error: {error}"
     except SystemExit as stop:
-        assert stop.code == 2 or "-h" in argv or "--help" in argv
+        assert stop.code == 2 or {"-h", "--help", "--help-all"} & set(argv)
         return said.getvalue()
 
 
@@ -132,7 +143,7 @@ def test_flags(parser, record):
     def check(argv):
         argv = [text.lstrip("@") for text in argv]
         result = outcome(parser, argv)
-        assert isinstance(result, argparse.Namespace) or "error:" in result or "usage:" in result
+        assert isinstance(result, dict) or "error:" in result or "usage:" in result
 
     def check_number(text, kind, minimum):
         try:
@@ -154,11 +165,11 @@ def test_files_of_flags(tmp_path, record):
     def check(content):
         path.write_bytes(content)
         result = outcome(parser, [f"@{path}"])
-        assert isinstance(result, argparse.Namespace) or "error:" in result or "usage:" in result, result
+        assert isinstance(result, dict) or "error:" in result or "usage:" in result, result
 
     def round_trip(names):
         path.write_text("".join(f"--name={shlex.quote(name)} # a comment\n\n" for name in names), encoding="utf-8")
-        assert (outcome(parser, [f"@{path}"]).name or []) == names
+        assert outcome(parser, [f"@{path}"]).get("name", []) == names
 
     lines = st.lists(st.one_of(st.sampled_from([b"--name", b"--count", b"=", b" ", b"\n", b"\r\n", b"'", b'"', b"\\",
                                                b"#", b"@", b"--", b"3"]), st.binary(max_size=6)), max_size=12)

@@ -1,4 +1,4 @@
-"""extensions/_analysis.py: similarity of layers, entropy and importance of heads and probes, on cases by hand."""
+"""scripts/_analysis.py: similarity of layers, entropy and importance of heads and probes, on cases by hand."""
 
 import math
 
@@ -128,7 +128,7 @@ def test_importance_is_the_size_of_finite_differences_of_the_gate(task, pair_enc
                 gates = torch.ones(2)
                 gates[head] += step
                 with gated_heads(model.bert, lambda index, output, gates=gates: gates), torch.no_grad():
-                    values.append(loss_of(task)(model, row).item())
+                    values.append(loss_of(task)(forward_of(model, row)).item())
             sizes.append(abs(values[0] - values[1]) / (2 * h))
         if pair_encoding == "cross":
             assert importance[0][head].item() == pytest.approx(np.mean(sizes), rel=5e-3)
