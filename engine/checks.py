@@ -75,6 +75,10 @@ def pair_contradictions(args, pairs):
         if "bi" not in encodings and (not named or named[:-1] in args.tasks):
             problems.append(f"--pair_score {spec} compares two encodings, and --pair_encoding {named}cross makes one "
                             f"of a pair: add --pair_encoding {named}bi, or leave it out")
+        problems += [f"--pair_score {spec}: a cosine is one number, and {task} has {TASKS[task].outputs} classes; name "
+                     f"another score for it, such as {task}=concat" for task in pairs
+                     if named in ("", f"{task}=") and spec.endswith("cosine") and args.pair_score[task] == "cosine"
+                     and args.pair_encoding[task] == "bi" and TASKS[task].outputs > 1]
     problems += [f"--{flag} {spec} is for pairs, and there are none in --tasks {' '.join(args.tasks)}: leave it out"
                  for flag in ("pair_encoding", "pair_score", "pair_order") if not pairs
                  for spec in listed(given.get(flag)) if "=" not in spec]

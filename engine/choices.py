@@ -204,7 +204,7 @@ def losses_by_task(specs, names):
             fitting = [name for name in TASKS if technique.fits(TASKS[name])]
             raise UserError(f"--loss {spec}: {technique.name} is a loss for {' and '.join(fitting)}")
     for task, losses in named.items():
-        if not TASKS[task].is_pair and headless(losses):
+        if headless(losses) and (TASKS[task].outputs > 1 or not TASKS[task].is_pair):
             raise UserError(f"--loss {task}={losses[0]} trains no classifier: add one that does, such as "
                             f"{task}={TASKS[task].loss}")
     return {task: named.get(task, [TASKS[task].loss]) for task in names}

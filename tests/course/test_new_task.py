@@ -5,6 +5,8 @@ one is of pairs in three classes, as MNLI.
 """
 
 import json
+import os
+import signal
 import sys
 import zipfile
 from pathlib import Path
@@ -21,7 +23,6 @@ from files.tables import FileFormat, lower_strip, preprocess_string
 from scripts import check_data
 from tasks import TASKS, Task, overall_score
 from tests.helpers.fixtures_tiny import WORDS
-from tests.helpers.script_runs import STOP_AFTER
 
 
 def matthews(predictions, labels):
@@ -100,11 +101,17 @@ def test_it_is_trained_scored_and_predicted(run):
 
 
 def test_a_resumed_run_ends_as_one_that_went_through(run, monkeypatch):
+    step = loop.Training.step
+
+    def stopping(training):
+        step(training)
+        if training.standing.step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
     run(*QUICK, "--epochs", "2")
     whole, files = torch.load("run/last.pt", weights_only=True), {name: predictions(name) for name in FILES}
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match="stopped at step 5"):
-        patch.setattr(loop.Training, "step", loop.Training.step)  # what the next line changes, the context puts back
-        exec(STOP_AFTER.format(step=5), {})
+        patch.setattr(loop.Training, "step", stopping)
         run(*QUICK, "--epochs", "2", "--run_dir", "again")
     run("--resume", "--run_dir", "again")
     resumed = torch.load("again/last.pt", weights_only=True)
@@ -155,6 +162,29 @@ def test_it_is_submitted(run):
     path.write_text(path.read_text().replace("1.0", "0.5").replace("0.0", "0.5"))
     with pytest.raises(UserError, match="toy-dev-output.csv: 24 predictions other than 0.0 or 1.0"):
         prepare_submit.main(["--part", "2", "--out", "b.zip"])
+
+
+@pytest.mark.parametrize("flags, words", [
+    ("--pair_encoding bi --pair_score cosine",
+     "--pair_score cosine: a cosine is one number, and trio has 3 classes; name another score for it, such as "
+     "trio=concat"),
+    ("--pair_encoding trio=bi --pair_score trio=cosine", "--pair_score trio=cosine: a cosine is one number"),
+    ("--loss trio=mse", "--loss trio=mse: mse is a loss for sts"),
+    ("--loss trio=mnrl", "--loss trio=mnrl: mnrl is a loss for para and sts"),
+    ("--loss trio=simcse", "--loss trio=simcse trains no classifier: add one that does, such as trio=ce"),
+    ("--loss toy=simcse", "--loss toy=simcse trains no classifier: add one that does, such as toy=bce"),
+    ("--heads trio=mlp:hidden=9", "hidden must be from 0 to 4"),
+    ("--tasks sst --trio_train a.csv", "--trio_train is for trio, which is not among --tasks sst")])
+def test_what_it_cannot_have_is_refused_in_one_line(flags, words, run):
+    with pytest.raises(UserError) as refusal:
+        run(*QUICK, *flags.split())
+    assert words in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_a_cosine_is_for_the_pairs_that_have_one(run):
+    flags = "--pair_encoding bi --pair_score cosine trio=product".split()
+    args = multitask_classifier.get_args(["--tasks", "sts", "trio", *flags])
+    assert (args.pair_score["sts"], args.pair_score["trio"]) == ("cosine", "product")
 
 
 def test_cfimdb_beside_sst(run):
