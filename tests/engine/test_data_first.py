@@ -7,7 +7,7 @@ import pytest
 
 import classifier
 import multitask_classifier
-from datasets import load_multitask_data
+from datasets import load_multitask_data, require_labelled
 from tests.helpers.fixtures_tiny import course_rows, write_course_file, write_course_files
 from tests.helpers.refusals import ended, tree
 
@@ -60,7 +60,7 @@ def test_a_cfimdb_file_as_sst_is_named(tmp_path, monkeypatch, capsys, record):
     record("Data files", "a CFIMDB file as SST's", "read, with a warning: an SST of two labels may be meant", said,
            folder=tmp_path)
     args = classifier.complete(classifier.get_parser().parse_args(["--data_dir", str(tmp_path / "data")]))
-    classifier.require_data(args)
+    require_labelled(args.data_set, *classifier.files_of(args))
     assert capsys.readouterr().err == said + said.replace("train", "dev")
 
     write_course_file(tmp_path / "data" / "ids-sst-train.csv", course_rows("ids-cfimdb-train.csv", 19))  # chance

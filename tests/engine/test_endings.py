@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from engine.checkpoint import restoring
-from files import errors as files
-from files.errors import REMEDIES, UserError, described, run_script
+from files.errors import REMEDIES, Parser, UserError, described, run_script
 from scripts import download_data
 from tests.helpers.refusals import ended
 
 ROOT = Path(__file__).parents[2]
-TALK = "from files import run_script; run_script(lambda: [print('x' * 99) for _ in range({lines})])"
-CAT = "from files import atomic_write, require_writable as r; r(['/dev/stdout']); f = atomic_write('/dev/stdout'); "
+TALK = "from files.errors import run_script; run_script(lambda: [print('x' * 99) for _ in range({lines})])"
+CAT = ("from files.writing import atomic_write, require_writable as r; r(['/dev/stdout']); "
+       "f = atomic_write('/dev/stdout'); ")
 
 
 def piped(code, listener):
@@ -63,7 +63,7 @@ def test_out_of_memory(given, error, words, capsys, record, monkeypatch):
     assert said.startswith(words) and "--accumulate N" in said and "--batch_size" in said
     monkeypatch.setattr(sys, "argv", ["script.py", "--debug"])
     with pytest.raises(SystemExit):
-        run_script(lambda: (files.Parser().parse_args(), main()))
+        run_script(lambda: (Parser().parse_args(), main()))
     assert "Traceback" in capsys.readouterr().err
     record("Command line", given, "one error with the ways to need less, exit code 2; --debug adds the traceback",
            said if error else "not enough memory (what torch says); the same advice")

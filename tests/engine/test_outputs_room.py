@@ -37,6 +37,14 @@ def model_and_args(encoder, *flags):
     return MultitaskBERT(SimpleNamespace(**vars(args))), args
 
 
+def require_room_of(model, args):
+    require_room(model, args.filepath, args.run_dir, args.save, args.ema, args.resume)
+
+
+def bytes_of(model, args):
+    return checkpoint_bytes(model, args.save, args.ema)
+
+
 @pytest.mark.parametrize("flags", [(), ("--option", "pretrain"), ("--ema", "0.9")])
 def test_the_estimate_is_near_the_files(flags, encoder, tmp_path):
     model, args = model_and_args(encoder, *flags)
@@ -45,14 +53,14 @@ def test_the_estimate_is_near_the_files(flags, encoder, tmp_path):
         p.grad = torch.zeros_like(p) if p.requires_grad else None
     optimizer.step()
     average = ExponentialMovingAverage(model, 0.9).average if args.ema else None
-    for name, expected, more in zip(("best.pt", "last.pt"), checkpoint_bytes(model, args),
+    for name, expected, more in zip(("best.pt", "last.pt"), bytes_of(model, args),
                                     ({}, {"training": {"ema": average}}), strict=True):
         save_model(model, optimizer, args, model.config, str(tmp_path / name), **more)
         assert expected == pytest.approx((tmp_path / name).stat().st_size, rel=0.2)
 
 
 def test_a_disk_with_too_little_room(course_folder, encoder, monkeypatch, capsys, record):
-    best, last = checkpoint_bytes(*model_and_args(encoder, "--ema", "0.9"))
+    best, last = bytes_of(*model_and_args(encoder, "--ema", "0.9"))
     needed = best + 2 * last
     before = tree(course_folder)
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: Usage(10**12, 10**12, needed - 1))
@@ -65,29 +73,29 @@ def test_a_disk_with_too_little_room(course_folder, encoder, monkeypatch, capsys
            "one error with the numbers and the ways out, before training; no folder is made", said,
            folder=course_folder)
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: Usage(10**12, 10**12, needed))
-    require_room(*model_and_args(encoder, "--ema", "0.9"))
+    require_room_of(*model_and_args(encoder, "--ema", "0.9"))
 
 
 def test_what_a_resumed_run_replaces_is_room(course_folder, encoder, monkeypatch):
     (course_folder / "one").mkdir()
     model, args = model_and_args(encoder, "--run_dir", "one", "--resume")
-    best, last = checkpoint_bytes(model, args)
+    best, last = bytes_of(model, args)
     for name, size in (("best.pt", best), ("last.pt", last)):
         with open(course_folder / "one" / name, "wb") as file:
             file.truncate(size)
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: Usage(10**12, 10**12, last))
-    require_room(model, args)
+    require_room_of(model, args)
     args.resume = False  # then the unfinished run that is there moves aside, and stays
     with pytest.raises(UserError, match="not enough room"):
-        require_room(model, args)
+        require_room_of(model, args)
     args.run_dir = None
     args.filepath = "one/best.pt"  # nothing moves aside
-    require_room(model, args)
+    require_room_of(model, args)
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: Usage(10**12, 10**12, best - 1))
     with pytest.raises(UserError, match="not enough room"):
-        require_room(model, args)
+        require_room_of(model, args)
     args.filepath = "/dev/null"
-    require_room(model, args)
+    require_room_of(model, args)
 
 
 def test_whether_a_run_has_finished_is_told_without_reading_its_checkpoint(encoder, tmp_path, monkeypatch):

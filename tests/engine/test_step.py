@@ -175,6 +175,6 @@ def test_files_of_flags(tmp_path):
     parser = ArgumentParser()
     parser.add_argument("--name")
     parser.add_argument("--count", type=int, action="append")
-    args = parser.parse_args([f"@{tmp_path / 'a.args'}", "--name", "later"])
-    assert args.name == "later" and args.count == [3, 4]
-    assert parser.parse_args([f"@{tmp_path / 'a.args'}"]).name == "two words"
+    args = parser.given([f"@{tmp_path / 'a.args'}", "--name", "later"])
+    assert args == {"name": "later", "count": [3, 4]}
+    assert parser.given([f"@{tmp_path / 'a.args'}"])["name"] == "two words"
