@@ -161,7 +161,8 @@ def problems_in(path, task, expected_ids):
             malformed.append(f"line {line} {row[:40]!r}")
             continue
         ids[match[1]] += 1
-        if not (match[2] in valid if valid else is_finite(match[2])):
+        fits = is_finite(match[2]) if valid is None else match[2] in valid
+        if not fits:
             out_of_range.append(f"line {line} {match[2][:40]!r}")
     expected = set(expected_ids)
     for items, what in (

@@ -89,7 +89,7 @@ def use_attention_backend(model, name, device, dtype=torch.float32):
                    "; without a mask it is there, as unpadded has it in half precision" if there(name, masked=False)
                    else "")
         raise UserError(f"--attention_backend {name}: torch has none for {str(dtype).removeprefix('torch.')} on {kind} "
-                        f"with a mask{' and dropout' * (dropout > 0)}{without}. Choose "
+                        f"with a mask{' and dropout' if dropout else ''}{without}. Choose "
                         f"{', '.join(['auto', *filter(there, KERNELS)])} or unpadded")
     for module in attentions:
         if isinstance(module, ChosenKernel):

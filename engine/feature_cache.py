@@ -145,8 +145,8 @@ def digest_of(module):
         plain = {key: value if type(value) in (bool, int, float, str) else getattr(value, "__qualname__", repr(value))
                  for key, value in vars(part).items() if type(value) in (bool, int, float, str) or callable(value)}
         kinds = [kind for kind in type(part).__mro__ if not kind.__module__.startswith(("torch", "builtins"))]
-        said = {key: value for key, value in plain.items() if key not in IRRELEVANT}
-        digest.update(json.dumps([name, type(part).__name__, [kind.__qualname__ for kind in kinds], said],
+        settings = {key: value for key, value in plain.items() if key not in IRRELEVANT}
+        digest.update(json.dumps([name, type(part).__name__, [kind.__qualname__ for kind in kinds], settings],
                                  sort_keys=True).encode())
     digest.update(source_digest())
     for tensors in (module.named_parameters, module.named_buffers):

@@ -64,9 +64,11 @@ class Report(NamedTuple):
     empty: int
 
     def __str__(self):
-        sorts = [f"{len(lines)} row{'s' * (len(lines) != 1)} {sort} skipped (line {', '.join(map(str, lines[:3]))}"
-                 f"{', ...' * (len(lines) > 3)})" for sort, lines in self.why.items()]
-        empty = [f"{self.empty} with an empty text"] * (self.empty > 0)
+        sorts = []
+        for sort, lines in self.why.items():
+            first = ", ".join([*map(str, lines[:3]), *(["..."] if lines[3:] else [])])
+            sorts.append(f"{len(lines)} {'row' if len(lines) == 1 else 'rows'} {sort} skipped (line {first})")
+        empty = [f"{self.empty} with an empty text"] if self.empty else []
         return "; ".join((f"load {self.rows} data from {self.path}", *empty, *sorts))
 
     def refusal(self, skip_bad_rows=False):

@@ -49,7 +49,8 @@ def data_files(paths):
 
 def some(items, between):
     """Return the first few of `items` as text, with how many more there are."""
-    return between.join(map(str, items[:SHOWN])) + f"{between}and {len(items) - SHOWN} more" * (len(items) > SHOWN)
+    more = [f"and {len(items) - SHOWN} more"] if len(items) > SHOWN else []
+    return between.join([*map(str, items[:SHOWN]), *more])
 
 
 def texts_of(rows, form):
@@ -99,7 +100,7 @@ def show(path, max_length, tokenizer):
         print(f"  refused   {error}")
         return None
     pairs = len(form.texts) == 2
-    print(f"  kind      {names_of(form, formats(), labelled)}, with{'out' * (not labelled)} labels")
+    print(f"  kind      {names_of(form, formats(), labelled)}, {'with' if labelled else 'without'} labels")
     print(f"  rows      {report.rows} read, {report.skipped} skipped, {report.empty} with an empty text")
     for sort, lines in report.why.items():
         print(f"  skipped   {len(lines)} {sort}, line {some(lines, ', ')}")
@@ -118,7 +119,7 @@ def show(path, max_length, tokenizer):
           f"{(lengths > max_length).sum()} have more than {max_length} {units}, and will be cut")
     many, among, orders, labels = repeats(rows, form, labelled)
     print(f"  repeated  {many} {'pairs' if pairs else 'texts'} stand in {among} rows"
-          + f"; {labels} with several labels" * labelled + f"; {orders} in both orders" * pairs)
+          + (f"; {labels} with several labels" if labelled else "") + (f"; {orders} in both orders" if pairs else ""))
     return File(path, rows, form, labelled, report)
 
 
