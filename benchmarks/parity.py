@@ -17,13 +17,14 @@ from pathlib import Path
 
 import torch
 
+from engine.choices import ROOT
 from engine.loop import optimizer_settings, step_settings
 from engine.step import lr_factor, make_optimizer, make_step, part_to_device, set_learning_rates
 from extensions import SCHEDULES, TASK_LOSSES
 from extensions.specs import from_spec
 from files.errors import Parser, run_script
 from files.pretrained import CONFIG_NAME, pretrained_file
-from multitask_classifier import ROOT, MultitaskBERT, get_args, training_loaders
+from multitask_classifier import MultitaskBERT, get_args, training_loaders
 from tasks import COURSE_TASKS, TASKS
 from tests.helpers.oracle import run_oracle
 from utils import seed_everything

@@ -27,7 +27,7 @@ from engine.checkpoint import load_checkpoint, load_weights, restoring, with_sto
 from engine.losses import total_loss
 from engine.parser import number, path_name
 from engine.step import to_device
-from evaluation import collect, evaluate_tasks, scores_of, sentiment_scores
+from evaluation import evaluate_tasks, scores_of
 from extensions import TASK_LOSSES
 from extensions.encoder import takes_task
 from extensions.heads.pooling import hidden_states_of, mean_of
@@ -133,11 +133,6 @@ def loaders_of(model, data, split):
 
 def dev_score(model, loaders, device):
     """Return the dev score that chooses checkpoints, and {task: metric}."""
-    if isinstance(model, BertSentimentClassifier):
-        [(task, loader)] = loaders.items()
-        accuracy, *_ = sentiment_scores(
-            *collect(loader, model, lambda batch: model.logits(task, to_device(batch, device))))
-        return accuracy, {task: accuracy}
     scores = scores_of(evaluate_tasks(loaders, model, device))
     return overall_score(scores), scores
 
