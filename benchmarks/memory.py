@@ -2,7 +2,7 @@
 
     python -m benchmarks.memory [--use_gpu] [--rows N]
 
-Two steps of `engine.step.TrainingStep` on random weights: a small one, after which AdamW has its states, and one of rows
+Two training steps on random weights: a small one, after which AdamW has its states, and one of rows
 of 512 tokens, 16 of them unless told otherwise (MAX_TOKENS_TRAIN). On a GPU the peak is what PyTorch's allocator held;
 on the CPU it is the peak of the process's memory, what the process held before the model included. The CPU's fused
 attention has no dropout of its own, and without the fused kernel the weights of all heads are stored (192 MiB a layer,
