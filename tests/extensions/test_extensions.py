@@ -23,8 +23,9 @@ FOLDER = Path(extensions.__file__).parent
 OTHERS = {"architecture/dropout_sites.py", "heads/pairs.py"}
 TABLES = {name: value for name, value in vars(extensions).items()
           if name.isupper() and isinstance(value, dict) and name in extensions.__all__}
+NO_TECHNIQUES = ("DROPOUT_SITES", "OUTPUTS", "PAIR_FEATURES")
 TECHNIQUES = [(name, key, technique) for name, table in TABLES.items() for key, technique in table.items()
-              if name not in ("OUTPUTS", "PAIR_FEATURES")]
+              if name not in NO_TECHNIQUES]
 
 
 def records_in(path):
@@ -47,7 +48,7 @@ def test_every_folder_says_its_signature_and_every_flag_can_be_listed():
     for path in FOLDER.glob("*/__init__.py"):
         assert "--" in ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     assert {id(table) for table, *_ in FLAGS.values()} == {
-        id(table) for name, table in TABLES.items() if name not in ("OUTPUTS", "PAIR_FEATURES")}
+        id(table) for name, table in TABLES.items() if name not in NO_TECHNIQUES}
     assert list(ADAPT) == ["lora", "dora", "adapters", "prefix", "prompt", "ia3", "bitfit", "diff", "last-linear",
                            "freeze", "gradual-unfreezing", "mixout", "pals", "task-layers", "extra-attention",
                            "extra-layers", "layer-drop", "remove-layers"]

@@ -14,8 +14,10 @@ REFUSED = [
     ("--heads sts=mlp:hidden=3 --loss sts=cosine", "--heads sts=mlp:hidden=3: the cosine takes the place of that head"),
     ("--pair_encoding bi --pair_score cosine --heads para=mlp:hidden=3", "--heads para=mlp:hidden=3: the cosine"),
     ("--tasks sst --schedule round-robin --gradient pcgrad", "--gradient pcgrad combines several tasks' gradients"),
-    ("--gradient gradvac", "--gradient gradvac combines .* and every step here is of one: take --schedule round-robin"),
-    ("--gradient pcgrad --schedule round-robin:end=longest,order=para+sts+sst", "every step here is of one"),
+    ("--gradient gradvac --schedule proportional",
+     "^--gradient gradvac combines .* and --schedule proportional has one task a step: leave --schedule out, or name"),
+    ("--gradient pcgrad --schedule round-robin:end=longest,order=para+sts+sst",
+     "and --schedule round-robin:.*,order=para.sts.sst has one task a step: .* name round-robin without order="),
     ("--tasks sst --pair_encoding bi --pair_score cosine", "--pair_encoding bi is for pairs, .* --pair_score cosine"),
     ("--pair_encoding sts=bi --pair_score para=product", "--pair_score para=product .* add --pair_encoding para=bi"),
     ("--tasks sst sts --pair_encoding para=bi", "--pair_encoding para=bi is for para, which is not among"),
@@ -141,7 +143,8 @@ def test_notes(run):
     assert "note: sts=pearson compares the rows of one of 4 parts" in said
     assert "note: --task_weights dwa leaves all tasks alike for the first 2 epochs, and this run has 2" in said
     said = run("--loss sst=ce sst=simcse:weight=0.1 --epochs 3 --task_weights dwa")
-    assert "note: " not in said.replace("note: every step here is of one task", "") and "encoded apart" not in said
+    joint = "note: --task_weights dwa needs batches of several tasks in one step: using --schedule round-robin:"
+    assert said.count("note: ") == said.count(joint) == 1 and "encoded apart" not in said
 
 
 def test_what_an_early_end_leaves_out(run):
