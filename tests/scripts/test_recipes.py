@@ -43,7 +43,7 @@ def test_recipe(name, tmp_path):
     table = dict(re.findall(r"^(sst|para|sts|overall) +(-?\d\.\d{3})$", said, re.M))
     assert sorted(table) == ["overall", "para", "sst", "sts"]
     assert (tmp_path / "runs" / "demo" / "best.pt").exists()
-    assert said.count("epoch 1:") == 1 and "epoch 2:" not in said  # two steps and no more
+    assert said.count("epoch 1: train loss") == 1 and "epoch 2:" not in said  # two steps and no more
 
 
 def test_the_issues_recipes_are_there():
