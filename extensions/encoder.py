@@ -3,8 +3,6 @@
 import re
 from functools import cache
 
-import torch.nn as nn
-
 from extensions.hooks import Hooks
 
 
@@ -99,12 +97,8 @@ def replace_modules(root, fits, make):
     for path, parent in list(root.named_modules()):
         for name, child in list(parent.named_children()):
             if fits(f"{path}.{name}" if path else name, child):
-                new = make(child).train(child.training)
-                if isinstance(parent, nn.ModuleList):
-                    parent[int(name)] = new
-                else:
-                    setattr(parent, name, new)
-                replaced.append(new)
+                replaced.append(make(child).train(child.training))
+                setattr(parent, name, replaced[-1])
     if not replaced:
         raise ValueError("nothing is left for it to replace: another technique has taken the place of all these parts")
     return replaced
@@ -113,35 +107,29 @@ def replace_modules(root, fits, make):
 # ---- A technique may override methods of a module that is already there, which keeps its parts and checkpoint keys.
 
 
-@cache
-def overlaid(kind, behaviour):
-    """Return the class of modules of class `kind` in which what `behaviour` overrides comes first."""
-    name = f"{behaviour.__name__}{kind.__name__}"
-    return behaviour if issubclass(behaviour, kind) else type(name, (behaviour, kind), {"__doc__": behaviour.__doc__})
-
-
-@cache
-def underlaid(kind, behaviour):
-    """Return the class of modules of class `kind` in which what `behaviour` overrides comes after what `kind` does."""
-    name = f"{behaviour.__name__}{kind.__name__}"
-    return behaviour if issubclass(behaviour, kind) else type(name, (kind, behaviour), {"__doc__": kind.__doc__})
-
-
 def overlay(module, behaviour, **attributes):
     """Make `module` a `behaviour` too, and give it the attributes. Raises ValueError when it is one already."""
-    change_class(module, behaviour, overlaid, attributes)
+    change_class(module, behaviour, (behaviour, type(module)), attributes)
 
 
 def underlay(module, behaviour, **attributes):
     """As `overlay`, but what the module's own class overrides comes before what `behaviour` does."""
-    change_class(module, behaviour, underlaid, attributes)
+    change_class(module, behaviour, (type(module), behaviour), attributes)
 
 
-def change_class(module, behaviour, combine, attributes):
-    """Give a module the class `combine(its class, behaviour)`, and the attributes."""
+@cache
+def combined(name, bases):
+    """Return the class of that name which has these bases, the same for every module."""
+    return type(name, bases, {"__doc__": bases[0].__doc__})
+
+
+def change_class(module, behaviour, bases, attributes):
+    """Give a module the class that its own and `behaviour` make, in the order of `bases`, and the attributes."""
     if isinstance(module, behaviour):
         raise ValueError("it is there already: name it once")
-    module.__class__ = combine(type(module), behaviour)
+    kind = type(module)
+    module.__class__ = (behaviour if issubclass(behaviour, kind)
+                        else combined(f"{behaviour.__name__}{kind.__name__}", bases))
     for name, value in attributes.items():
         setattr(module, name, value)
 

@@ -2,18 +2,9 @@
 
 import textwrap
 
-from extensions import (
-    ENCODER_FLAGS,
-    GRADIENTS,
-    HEADS,
-    PARAMETER_GROUPS,
-    PENALTIES,
-    POOLING,
-    SCHEDULES,
-    TASK_LOSSES,
-    TASK_WEIGHTS,
-)
+from extensions import ENCODER_FLAGS, GRADIENTS, HEADS, PENALTIES, POOLING, SCHEDULES, TASK_LOSSES, TASK_WEIGHTS
 from extensions.technique import Range
+from extensions.tuning import PARAMETER_GROUPS
 
 # flag -> (its techniques, how they are named, what they are)
 FLAGS = {

@@ -14,7 +14,7 @@ from extensions.technique import Range, Technique
 class GroupedSelfAttention(BertSelfAttention):
     """Attention in which H / G query heads share a head of keys and values: `key` and `value` map C to G·D."""
 
-    tokenwise = True  # its projections treat tokens one by one: see _unpadded.py
+    tokenwise = True  # its projections treat tokens one by one: see engine/unpadded.py
 
     def transform(self, x, linear_layer):
         """Project x (B, T, C) with `linear_layer`, split it into heads, repeat those that are shared: (B, H, T, D)."""
@@ -61,8 +61,8 @@ def gqa(bert, groups=4):
     What this saves here is parameters. The paper's aim, a smaller cache of keys and values, has no meaning in this
     encoder, and neither has such a cache: a decoder keeps the keys and values of the tokens that it has written,
     because the next ones attend to them; BERT reads a text once, all tokens attend to all, and a further token would
-    change every key and value but the first layer's. What can be kept of a frozen encoder is its output: see
-    _feature_cache.py.
+    change every key and value but the first layer's. What can be kept of a frozen encoder is its output
+    (engine/feature_cache.py).
     """
     for layer in bert.bert_layers:
         attention = layer.self_attention

@@ -1,6 +1,5 @@
 """Attention layers over the encoder's output (Peng, Yuan and Wang 2024)."""
 
-
 import torch.nn as nn
 
 from bert import BertSelfAttention

@@ -16,7 +16,7 @@ class GatedLayer(nn.Module):
     layer. At first only a has a gradient; after a step a is not 0, and the layer has one too.
     """
 
-    tokenwise = True  # it treats tokens one by one: see _unpadded.py
+    tokenwise = True  # it treats tokens one by one: see engine/unpadded.py
 
     def __init__(self, layer):
         super().__init__()

@@ -21,7 +21,7 @@ class Droppable:
     whose state checkpoints keep.
     """
 
-    tokenwise = True  # it treats tokens one by one: see _unpadded.py
+    tokenwise = True  # it treats tokens one by one: see engine/unpadded.py
 
     def forward(self, hidden_states, attention_mask, **options):
         """Map hidden_states (B, T, C) and the additive mask (B, 1, 1, T) to (B, T, C)."""

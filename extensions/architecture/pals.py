@@ -3,7 +3,6 @@
 https://arxiv.org/abs/1902.02671. Legend:  B batch · T tokens · C hidden size · S size of the projection · H heads
 """
 
-
 import torch.nn as nn
 import torch.nn.functional as F
 

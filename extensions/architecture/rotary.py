@@ -3,7 +3,6 @@
 Legend of the shape comments:  B batch · T tokens · H heads · D features of a head
 """
 
-
 import torch
 
 from bert import BertSelfAttention

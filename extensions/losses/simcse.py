@@ -4,7 +4,6 @@ Negatives are those of the part (--accumulate) and of this process. Neither loss
 task's pooled one, without the paper's extra layer on [CLS].
 """
 
-
 import torch
 
 from extensions.losses._contrastive import cosines, pad_together, positives, ranking, same_text

@@ -7,10 +7,9 @@ from extensions.technique import Technique
 def rdrop(forward, weight=1.0):
     """Return what a second pass with another dropout mask adds to the loss.
 
-    The paper's L = -log p(y) - log q(y) + weight (KL(p, q) + KL(q, p)) / 2, with p the first pass, whose
-    loss the step has taken, and q the second. Similarities, which are no distribution, use their squared
-    difference in place of the KL divergence. The step takes the time and
-    the memory of two passes.
+    The paper's L = -log p(y) - log q(y) + weight (KL(p, q) + KL(q, p)) / 2, with p the first pass, whose loss the step
+    has taken, and q the second. Similarities, which are no distribution, use their squared difference in place of the
+    KL divergence. The step takes the time and the memory of two passes.
     """
     second = forward.again()
     return forward.loss(second) + weight * divergence(forward.task, forward.logits, second.logits)

@@ -1,7 +1,5 @@
 """What all schedules share: a number of batches of each task an epoch, taken from passes that go on over epochs."""
 
-
-
 import math
 
 import numpy as np
@@ -94,6 +92,3 @@ def largest_remainder(weights, total):
     for key in by_remainder[: total - sum(counts.values())]:
         counts[key] += 1
     return counts
-
-
-

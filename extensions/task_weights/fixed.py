@@ -1,6 +1,5 @@
 """Fixed weights of the tasks' losses (Peng et al. 2024: a linear combination of the losses)."""
 
-
 from extensions.task_weights._task_weights import TaskWeights
 from extensions.technique import Technique
 

@@ -3,7 +3,6 @@
 Gradual unfreezing is ULMFiT's (Howard and Ruder 2018, https://arxiv.org/abs/1801.06146, section 3.3).
 """
 
-
 from extensions.encoder import EncoderTechnique, attach, chosen_layers, height_of, is_frozen, loaded_parameters
 from extensions.technique import Layers, Range, Technique
 

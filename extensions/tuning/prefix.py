@@ -4,7 +4,6 @@ Without the MLP it is P-tuning v2 (Liu et al. 2022, https://arxiv.org/abs/2110.0
 Legend:  B batch · T tokens · P length of the prefix · C width of keys and values · H heads · D = C // H
 """
 
-
 import torch
 import torch.nn as nn
 import torch.nn.functional as F

@@ -4,7 +4,6 @@ With an encoder over them it is P-tuning (Liu et al. 2021, https://arxiv.org/abs
 Legend:  B batch · T tokens · P length of the prompt · C hidden size
 """
 
-
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
