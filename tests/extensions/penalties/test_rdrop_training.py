@@ -130,7 +130,7 @@ def test_the_flag_of_both_scripts(script, flags, run):
 @pytest.mark.parametrize("script", [multitask_classifier, classifier])
 @pytest.mark.parametrize("spec, answer", [
     ("smoothing", "choose one of rdrop"), ("rdrop:alpha=2", "weight (default 1.0)"),
-    ("rdrop:weight=much", "weight (default 1.0)"), ("", "rdrop"),
+    ("rdrop:weight=much", "weight must be a number, not 'much'"), ("", "rdrop"),
 ])
 def test_a_wrong_spec_is_answered_with_the_valid_ones(script, spec, answer, capsys):
     with pytest.raises(SystemExit) as stop:
