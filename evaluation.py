@@ -5,6 +5,7 @@ loaders and any model with the three `predict_*` methods, and those that return 
 """
 
 import itertools
+import os
 from typing import NamedTuple
 
 import torch
@@ -58,19 +59,17 @@ def collect(loader, model, logits_of):
     return torch.cat([logits for logits, _ in batches]) if batches else torch.empty(0), labels, sents, sent_ids
 
 
-def takes_tasks(model):
-    """Tell whether a model has `predict(task, batch)`, as ours; a student's has a `predict_*` method a task."""
-    return hasattr(model, "score") and hasattr(model, "predict")
-
-
 def predict(task, loader, model, device):
-    """As `collect`, with the task's logits, (N, K) of classes or (N,), of texts or of their features."""
+    """As `collect`, with the task's logits, (N, K) of classes or (N,), of texts or of their features.
+
+    The contract's batches go through the contract's method, which a student's model may have overridden.
+    """
     names = APART if TASKS[task].is_pair else SEQUENCE
 
     def logits_of(batch):
         inputs = {name: batch[name].to(device, non_blocking=True) for name in INPUTS if name in batch}
-        if takes_tasks(model):
-            return model.predict(task, inputs)
+        if inputs.keys() != set(names) or not hasattr(model, TASKS[task].method):
+            return model.predict(task, inputs)  # features, packed pairs, tasks beyond the course's
         logits = getattr(model, TASKS[task].method)(*(inputs[name] for name in names))
         return logits.flatten() if TASKS[task].outputs == 1 else logits
 
@@ -120,10 +119,14 @@ def model_eval_sst(dataloader, model, device):
 
 
 def course_results(dataloaders, model, device):
-    """Return the Results of sst, para and sts, a list; empty ones where a loader is None."""
+    """Return the Results of sst, para and sts, a list; empty ones where a loader is None.
+
+    MINBERT_EDITION=2023 gives the 2023 edition's order, paraphrase first.
+    """
     loaders = dict(zip(COURSE_TASKS, dataloaders, strict=True))
     results = evaluate_tasks({task: loader for task, loader in loaders.items() if loader is not None}, model, device)
-    return [results.get(task, Result(None, [], [], [], [])) for task in COURSE_TASKS]
+    order = ("para", "sst", "sts") if os.environ.get("MINBERT_EDITION") == "2023" else COURSE_TASKS
+    return [results.get(task, Result(None, [], [], [], [])) for task in order]
 
 
 def model_eval_multitask(sentiment_dataloader, paraphrase_dataloader, sts_dataloader, model, device):
@@ -159,7 +162,7 @@ def test_model_multitask(args, model, device, features_of=None):
     `features_of`, where an encoder is frozen, turns {task: loader} into the loaders of its features.
     """
     # A model of the course's takes the contract's batches.
-    pair_encoding = model.config.pair_encoding if takes_tasks(model) else "bi"
+    pair_encoding = model.pair_encoding if hasattr(model, "pair_encoding") else "bi"
     files, tasks = [], in_order(getattr(args, "tasks", COURSE_TASKS))
     for split in ("dev", "test"):
         loaders = multitask_loaders({task: getattr(args, f"{task}_{split}") for task in tasks}, split, args,

@@ -21,8 +21,8 @@ PRECISIONS = ("auto", "fp32", "bf16")
 COMPILERS = ("auto", "none", "graphs", "inductor")
 LR_SCHEDULES = ("linear", "cosine", "constant")
 # Groups and flags of the short help, -h.
-FIRST = (COURSE, "demo", "pretrained", "tasks", "dataset", "data_dir", "max_length", "loss", "penalty", "schedule",
-         "pair_encoding", "pooling", "adapt", "ema", "precision", "accumulate", "run_dir", "resume", "help", "list")
+FIRST = (COURSE, "demo", "pretrained", "tasks", "dataset", "data_dir", "loss", "penalty", "schedule", "pair_encoding",
+         "adapt", "precision", "accumulate", "run_dir", "resume", "help")
 # Arguments that a resumed run must keep: with another value its weights or its order of rows would be another run's.
 SETTLED = ("seed", "option", "pretrained", "tasks", *ENCODER_FLAGS, "pooling", "heads", "loss", "pair_encoding",
            "pair_score", "penalty", "schedule", "gradient", "task_weights", "param_groups", "batch_size", "max_tokens",

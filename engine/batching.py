@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import Sampler
 
 # Padded tokens a batch may hold. bert-base trains on 8,192 in fp32 within 16 GB of memory. Texts apart may come to
-# twice as many in training on a GPU: see extensions.pairs.encode_apart.
+# twice as many in training on a GPU: see extensions.heads.pairs.encode_apart.
 MAX_TOKENS_TRAIN, MAX_TOKENS_EVAL, MAX_TOKENS_EVAL_GPU = 8192, 16384, 32768
 # Rows of an evaluation batch. On a CPU MiniLM takes 1.5 times as long for a row in batches of 256 as of 64.
 EVAL_BATCH_SIZE, EVAL_BATCH_SIZE_GPU = 64, 512
@@ -185,7 +185,7 @@ class Batches:
     """The batches of a data set that a sampler chooses, gathered from flat arrays of tokens.
 
     With `pair_encoding` "cross" a pair is one sequence (token_ids, attention_mask, token_type_ids), what
-    extensions.pairs.pack_pairs makes of the contract's batch; with "bi" the batch is the contract's,
+    extensions.heads.pairs.pack_pairs makes of the contract's batch; with "bi" the batch is the contract's,
     its two texts padded to one width, a multiple of 8: so it has few shapes, each a CUDA graph.
     Pinned batches move to a CUDA device without a wait.
     """

@@ -18,7 +18,7 @@ from files.errors import UserError
 from files.predictions import records
 from files.tables import require_files
 from files.writing import is_device, unwritable
-from tasks import TASKS
+from tasks import PREDICTED, SPLITS, TASKS
 from tokenizer import load_tokenizer
 from utils import get_device
 
@@ -57,8 +57,9 @@ def contradictions(args):
         problems.append("--per_task_epochs needs a folder for the tasks' models: name a --run_dir too")
     if len(given.get("tasks", ())) > len(args.tasks):
         problems.append(f"--tasks {' '.join(given['tasks'])}: name each task once")
-    for task in TASKS.keys() - set(args.tasks):
-        idle = [f"--{name}" for name in given if name.startswith(f"{task}_")]
+    for task in [name for name in TASKS if name not in args.tasks]:
+        files = {*(f"{task}_{split}" for split in SPLITS), *(f"{task}_{split}_out" for split in PREDICTED)}
+        idle = [f"--{name}" for name in given if name in files]
         idle += [f"--{name} {spec}" for name in BY_TASK for spec in listed(given.get(name))
                  if spec.startswith(f"{task}=")]
         problems += [f"{flag} is for {task}, which is not among --tasks {' '.join(args.tasks)}: leave one of the "
@@ -87,11 +88,11 @@ def pair_contradictions(args, pairs):
                  and args.pair_encoding[task] == "bi" and args.pair_score[task] == "cosine"]
     shared = [task for task in args.pair_encoding if technique_of(args.heads[task], HEADS).shared]
     if shared:
-        same = all(len({choice[task] for task in args.pair_encoding}) == 1
+        same = all(len({choice[task] for task in shared}) == 1
                    for choice in (args.heads, args.pair_encoding, args.pair_score))
         cosine = any(args.pair_encoding[task] == "bi" and args.pair_score[task] == "cosine" for task in shared)
-        if not same or cosine or not set(args.pair_encoding) <= set(args.tasks):
-            heads = " ".join(f"{task}={args.heads[task]}" for task in args.pair_encoding)
+        if len(shared) < 2 or not same or cosine or not set(shared) <= set(args.tasks):
+            heads = " ".join(f"{task}={args.heads[task]}" for task in shared)
             problems.append(f"--heads {heads}: a shared trunk needs both tasks, with equal heads over equal encodings, "
                             "and no cosine in place of a head")
     return problems
@@ -243,9 +244,8 @@ def note_model(args, model):
 
 def note_techniques(args, loaders):
     """Print which techniques do less in this run over {task: loader} than one might think."""
-    if "schedule" not in args.given and has_joint_steps(args.schedule):
-        flag = f"--gradient {args.gradient}" if args.gradient != "sum" else f"--task_weights {args.task_weights}"
-        print(f"note: {flag} needs batches of several tasks in one step: using --schedule {args.schedule}")
+    if args.joint_for:
+        print(f"note: {args.joint_for} needs batches of several tasks in one step: using --schedule {args.schedule}")
     parts = args.accumulate * distributed.world_size()
     for task, loader in loaders.items():
         comparing = [spec for spec in args.loss[task] if technique_of(spec, TASK_LOSSES).compares_rows]

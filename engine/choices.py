@@ -139,14 +139,17 @@ def resolve_techniques(args):
     args.pair_score = pair_choices("pair_score", args.pair_score, PAIR_SCORES, args.loss, "concat", "cosine")
     args.outputs = {task: output for task in names if (output := needed(args.loss, "output", task)[0])}
     args.task_batch_size = batch_sizes(args.task_batch_size)
+    args.joint_for = joint_flag(args.gradient, args.task_weights, args.tasks) if args.schedule is None else None
     if args.schedule is None:
-        args.schedule = JOINT_SCHEDULE if len(args.tasks) > 1 and needs_joint_steps(args) else "proportional"
+        args.schedule = JOINT_SCHEDULE if args.joint_for else "proportional"
 
 
-def needs_joint_steps(args):
-    """Tell whether --gradient or --task_weights do something only where a step has batches of several tasks."""
-    weights = build(args.task_weights, TASK_WEIGHTS, args.tasks)
-    return technique_of(args.gradient, GRADIENTS).per_task or not weights.alike
+def joint_flag(gradient, task_weights, tasks):
+    """Return the flag, of these two, that does something only where a step has several tasks' batches, or None."""
+    if len(tasks) > 1 and technique_of(gradient, GRADIENTS).per_task:
+        return f"--gradient {gradient}"
+    weighs = len(tasks) > 1 and not build(task_weights, TASK_WEIGHTS, tasks).alike
+    return f"--task_weights {task_weights}" if weighs else None
 
 
 def batch_sizes(specs):

@@ -42,8 +42,8 @@ class HelpFormatter(argparse.HelpFormatter):
         return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False, break_long_words=False)
 
     def _get_help_string(self, action):
-        shown = action.default not in (None, False, [], argparse.SUPPRESS) and "default" not in action.help
-        return f"{action.help} (default: %(default)s)" if shown else action.help
+        hidden = any(action.default is value for value in (None, False, argparse.SUPPRESS)) or action.default == []
+        return action.help if hidden or "(default" in action.help else f"{action.help} (default: %(default)s)"
 
 
 class Help(argparse.Action):
@@ -72,7 +72,7 @@ class ArgumentParser(Parser):
     def __init__(self, description=None, first=()):
         super().__init__(description=description, formatter_class=HelpFormatter, add_help=False)
         self.first = first
-        self.general = self.add_argument_group("help")
+        self.general = argparse._ArgumentGroup(self, "help")  # listed last
         self.general.add_argument("-h", "--help", action=Help, help="show the flags to know first")
         self.general.add_argument("--help-all", action=Help, help="show all flags, grouped by what they are about")
         self.general.add_argument("--list", action=List, choices=tuple(TECHNIQUE_FLAGS), metavar="FLAG",
@@ -90,7 +90,7 @@ class ArgumentParser(Parser):
         formatter.add_text(f"usage: {self.prog} [FLAG ...] [@FILE]")
         formatter.add_text(self.description)
         rest = 0
-        for group in self._action_groups:
+        for group in (*self._action_groups, self.general):
             shown = [action for action in group._group_actions
                      if group.title in self.first or action.dest in self.first]
             rest += len(group._group_actions) - len(shown)
@@ -107,7 +107,7 @@ class ArgumentParser(Parser):
         formatter = self._get_formatter()
         formatter.add_text(f"usage: {self.prog} [FLAG ...] [@FILE]")
         formatter.add_text(self.description)
-        for group in self._action_groups:
+        for group in (*self._action_groups, self.general):
             if group._group_actions:
                 formatter.start_section(group.title)
                 formatter.add_text(group.description)

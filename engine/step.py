@@ -211,8 +211,8 @@ def make_step(model, losses, optimizer, device, *, lr, penalties=(), gradient="s
     """
     weights, gradient_of = build(task_weights, TASK_WEIGHTS, tuple(losses)).to(device), build(gradient, GRADIENTS)
     if gradient_of.per_task and not joint:
-        raise UserError(f"--gradient {gradient} combines several tasks' gradients, and every step here is of one; add "
-                        "--schedule round-robin")
+        raise UserError(f"--gradient {gradient} needs batches of several tasks in one step; add --schedule "
+                        "round-robin")
     if not (joint or weights.alike):
         print(f"note: every step here is of one task, and clipping and AdamW undo most of --task_weights "
               f"{task_weights}; --schedule round-robin takes the tasks together")

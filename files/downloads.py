@@ -162,7 +162,7 @@ def get_from_cache(url, cache_dir=None, force_download=False, proxies=None, etag
 
     Without a strong ETag nobody can tell: then what is cached serves, and `force_download` gets what is there now.
     Without a network, or with `local_files_only`, the newest cached version serves; UserError if there is none.
-    `resume_download` changes nothing: an interrupted download is always taken up where that is safe.
+    `resume_download` changes nothing: an interrupted download is always resumed where that is safe.
     """
     cache, name = Path(cache_dir or default_cache_dir()), url_to_filename(url)
     versions = [path for path in cache.glob(f"{name}*") if re.fullmatch(rf"{name}(\.[0-9a-f]{{64}})?", path.name)]

@@ -2,7 +2,7 @@
 
     python -m scripts.download_data [--data_dir data] [--base_url URL] [--force]
 
-An interrupted download is taken up where it stopped when the command is run again.
+Run the command again after an interruption: it resumes the download.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""--gradient: of `cls(**options)`, `backward(losses, params)` adds up .grad of {task: loss}, `finish` combines."""
+"""--gradient: of `cls(**options)`, `backward(losses, params)` adds up .grad of {task: loss}, `combine` makes one."""
 
 from extensions.gradients.cagrad import CAGRAD
 from extensions.gradients.gradient_sum import GRADIENT_SUM

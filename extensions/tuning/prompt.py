@@ -51,7 +51,7 @@ def prompt(bert, length=20, encoder="none"):
 
     They begin as those of words drawn from the whole vocabulary, the same at every call (Lester et al. draw from the
     5,000 most frequent, and default to 100). They have no position, token type 0, and the embeddings' norm and dropout;
-    the tokens keep their positions, and a text may be as long as ever. `bert.prepended` tells pooling how many states
+    the tokens keep their positions, and a text may be as long as before. `bert.prepended` tells pooling how many states
     are the prompt's.
 
     encoder=mlp puts three linear layers with ReLU between over them: one of the encoders that P-tuning tries. There

@@ -191,3 +191,23 @@ def test_a_model_of_the_courses_is_given_the_contracts_batches(course_folder, mo
 def test_no_loader_no_result(model):
     assert evaluation.model_eval_multitask(None, None, None, model, "cpu") == (None, [], []) * 3
     assert evaluation.model_eval_test_multitask(None, None, None, model, "cpu") == ([], []) * 3
+
+
+def test_the_2023_edition_returns_paraphrase_first(course_folder, model, monkeypatch):
+    loaders = evaluation.multitask_loaders({task: getattr(complete({}), f"{task}_dev") for task in tasks.COURSE_TASKS},
+                                           "dev", SimpleNamespace())
+    given = [loaders[task] for task in tasks.COURSE_TASKS]
+    sst, para, sts = (evaluation.model_eval_multitask(*given, model, "cpu")[i : i + 3] for i in (0, 3, 6))
+    monkeypatch.setenv("MINBERT_EDITION", "2023")
+    assert evaluation.model_eval_multitask(*given, model, "cpu") == (*para, *sst, *sts)
+    assert evaluation.model_eval_test_multitask(*given, model, "cpu") == (*para[1:], *sst[1:], *sts[1:])
+
+
+def test_a_students_subclass_that_overrides_a_method_of_the_contract_is_heard(course_folder, model):
+    class Own(type(model)):
+        def predict_sentiment(self, input_ids, attention_mask):
+            return torch.eye(5)[3].expand(len(input_ids), -1)
+
+    model.__class__ = Own
+    loaders = evaluation.multitask_loaders({"sst": complete({}).sst_dev}, "dev", SimpleNamespace())
+    assert set(evaluation.evaluate_tasks(loaders, model, "cpu")["sst"].predictions) == {3}
