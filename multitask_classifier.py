@@ -50,7 +50,7 @@ from extensions.heads.pairs import encode_apart, pack_pairs, swapped
 from extensions.heads.pooling import hidden_states_of
 from extensions.specs import build, from_spec, technique_of
 from files.errors import UserError, run_script
-from tasks import COURSE_TASKS, PREDICTED, TASKS, overall_score, read_sound
+from tasks import COURSE_TASKS, PREDICTED, TASKS, overall_score, read_sound, with_course_tasks
 from utils import get_device, seed_everything
 
 BERT_HIDDEN_SIZE = 768  # a name of the course; the encoder's own config tells its size
@@ -82,7 +82,7 @@ class MultitaskBERT(EncoderModel):
     def __init__(self, config):
         super().__init__()
         self.config = self.settings(config)
-        self.tasks = tuple(dict.fromkeys((*COURSE_TASKS, *self.config.tasks)))
+        self.tasks = with_course_tasks(self.config.tasks)
         self.bert = load_encoder(self.config)
         self.max_length = min(self.config.max_length, self.bert.config.max_position_embeddings)
         self.pair_order = self.config.pair_order
@@ -282,11 +282,11 @@ def test_multitask(args):
         typed = {name: value for name, value in run.given.items() if name == "pair_order"}
         model = load_model(MultitaskBERT, saved, run.filepath, device, **typed)
         require_embeddings(run.pretrained, model)
-        features_of = partial(frozen_loaders, model=model, device=device, collect=collect) if are_fixed(model) else None
-        if not features_of:
+        as_features = partial(frozen_loaders, model=model, device=device, collect=collect) if are_fixed(model) else None
+        if not as_features:
             use_faster_modules(model, device, **module_settings(run))
         with autocast(device, run.precision):
-            scores.update(test_model_multitask(run, model, device, features_of))
+            scores.update(test_model_multitask(run, model, device, as_features))
     print_scores(scores)
     return scores
 

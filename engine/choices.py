@@ -7,14 +7,14 @@ from pathlib import Path
 
 from engine.checks import listed
 from engine.losses import headless, needed
+from engine.model_config import PAIR_ENCODINGS, PAIR_SCORES
 from engine.parser import number, path_name, rows_or_share, spec_of
-from extensions import DROPOUT_SITES, GRADIENTS, HEADS, PAIR_FEATURES, POOLING, SCHEDULES, TASK_LOSSES, TASK_WEIGHTS
+from extensions import DROPOUT_SITES, GRADIENTS, HEADS, POOLING, SCHEDULES, TASK_LOSSES, TASK_WEIGHTS
 from extensions.specs import build, from_spec, require_effect, technique_of
 from files.errors import UserError
 from tasks import COURSE_TASKS, PREDICTED, SPLITS, TASKS, in_order, with_course_tasks
 
 ROOT = Path(__file__).resolve().parent.parent
-PAIR_ENCODINGS, PAIR_SCORES = ("cross", "bi"), (*PAIR_FEATURES, "cosine")
 JOINT_SCHEDULE = "round-robin:end=longest"  # what techniques that need several tasks in a step take by default
 
 

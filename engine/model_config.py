@@ -8,6 +8,7 @@ import torch.nn as nn
 from base_bert import numbers_held
 from bert import BertModel
 from config import BertConfig, check_choice, check_number
+from engine.batching import TRUNCATIONS
 from extensions import ENCODER_FLAGS, HEADS, PAIR_FEATURES, POOLING
 from extensions.encoder import is_frozen, loaded_parameters
 from extensions.specs import from_spec
@@ -16,11 +17,12 @@ from tasks import COURSE_TASKS, TASKS, with_course_tasks
 
 # The spring 2024 edition's --fine-tune-mode and the --option it means.
 FINE_TUNE_MODES = {"last-linear-layer": "pretrain", "full-model": "finetune"}
+PAIR_ENCODINGS, PAIR_SCORES = ("cross", "bi"), (*PAIR_FEATURES, "cosine")
 # What the settings in a checkpoint may be, where they are there: words, and (least, most, kind) of numbers.
 STORED_CHOICES = {"option": ("pretrain", "finetune"), "fine_tune_mode": tuple(FINE_TUNE_MODES),
-                  "pair_encoding": ("cross", "bi"), "pair_score": (*PAIR_FEATURES, "cosine"),
+                  "pair_encoding": PAIR_ENCODINGS, "pair_score": PAIR_SCORES,
                   "pair_order": ("given", "both"),
-                  "truncation": ("head", "tail", "head+tail")}
+                  "truncation": TRUNCATIONS}
 STORED_SPECS = {"pooling": POOLING, "heads": HEADS, **ENCODER_FLAGS}
 STORED_NUMBERS = {"hidden_dropout_prob": (0, 1, Real), "encoder_dropout_prob": (0, 1, Real),
                   "num_labels": (1, 10_000), "max_length": (1, 10**9)}
