@@ -15,6 +15,7 @@ from extensions.specs import from_spec
 from extensions.tuning.layerwise import per_layer
 from files.errors import UserError
 from multitask_classifier import MultitaskBERT
+from optimizer import AdamW
 from tests.helpers.fixtures_tiny import tiny_bert_dir
 
 
@@ -114,3 +115,15 @@ def test_another_number_of_rates_is_named(rates, tmp_path):
 def test_wrong_rates_are_named_without_a_model(spec, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         from_spec(spec, PARAMETER_GROUPS)
+
+
+def test_a_rate_of_0_leaves_a_layer_as_it_is(tmp_path):
+    model = three_layers(tmp_path)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = AdamW(per_layer(model, 0.1, rates="0+0+0+lr"))
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    moved = {name for name, p in model.named_parameters() if not p.equal(before[name])}
+    assert moved == {name for name in before if not any(
+        part in name for part in ("_embedding", "embed_layer_norm", "bert_layers.0.", "bert_layers.1."))}
