@@ -8,6 +8,7 @@ import re
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from classifier import BertSentimentClassifier
 from extensions import PARAMETER_GROUPS
