@@ -62,8 +62,9 @@ def contradictions(args):
         idle = [f"--{name}" for name in given if name in files]
         idle += [f"--{name} {spec}" for name in BY_TASK for spec in listed(given.get(name))
                  if spec.startswith(f"{task}=")]
-        problems += [f"{flag} is for {task}, which is not among --tasks {' '.join(args.tasks)}: leave one of the "
-                     "two out" for flag in idle]
+        among = (f"among --tasks {' '.join(args.tasks)}: leave one of the two out" if "tasks" in given
+                 else "trained by default: name it in --tasks, or leave the flag out")
+        problems += [f"{flag} is for {task}, which is not {among}" for flag in idle]
     return problems
 
 
@@ -74,8 +75,9 @@ def pair_contradictions(args, pairs):
         named = spec[: spec.rfind("=") + 1]  # "para=", or "" for all
         encodings = [args.pair_encoding[task] for task in args.pair_encoding if named in ("", f"{task}=")]
         if "bi" not in encodings and (not named or named[:-1] in args.tasks):
-            problems.append(f"--pair_score {spec} compares two encodings, and --pair_encoding {named}cross makes one "
-                            f"of a pair: add --pair_encoding {named}bi, or leave it out")
+            typed = " ".join(f"--pair_encoding {word}" for word in listed(given.get("pair_encoding")))
+            problems.append(f"--pair_score {spec} compares two encodings, and {typed or 'by default'} a pair is one "
+                            f"sequence: add --pair_encoding {named}bi, or leave it out")
         problems += [f"--pair_score {spec}: a cosine is one number, and {task} has {TASKS[task].outputs} classes; name "
                      f"another score for it, such as {task}=concat" for task in pairs
                      if named in ("", f"{task}=") and spec.endswith("cosine") and args.pair_score[task] == "cosine"
@@ -121,8 +123,8 @@ def loss_contradictions(args):
 
 def needs_heads(losses, tasks):
     """Return a line for each task whose losses train no head: over a frozen encoder they would train nothing."""
-    return [f"--loss {task}={losses[task][0]} trains the encoder alone, which --option pretrain or --adapt freezes: "
-            f"add a loss that trains a head, such as {task}={TASKS[task].loss}"
+    return [f"--loss {task}={losses[task][0]} trains the encoder alone, which this run freezes: add "
+            f"a loss that trains a head, such as {task}={TASKS[task].loss}"
             for task in tasks if headless(losses[task])]
 
 
@@ -225,8 +227,8 @@ def note_model(args, model):
     """Print a note on flags that an encoder makes idle: too large a --max_length, and training one that is frozen."""
     positions = model.bert.config.max_position_embeddings
     if args.max_length > positions:
-        print(f"note: --max_length {args.max_length} is more than the {positions} positions of {args.pretrained}: "
-              "longer texts are cut there")
+        typed = f"--max_length {args.max_length} is more than" if "max_length" in args.given else "there are only"
+        print(f"note: {typed} the {positions} positions of {args.pretrained}: longer texts are cut there")
     if not is_frozen(model.bert):
         return
     adapt = f"--adapt {' '.join(args.adapt)}"

@@ -11,7 +11,7 @@ CONTRADICTIONS = [  # given, script, flags, what the message holds
     ("the same in classifier.py", "classifier",
      "--option finetune --fine-tune-mode last-linear-layer", ["contradict each other", "means pretrain"]),
     ("--pair_score cosine for pairs that are one sequence", "multitask", "--pair_score cosine",
-     ["--pair_encoding cross", "add --pair_encoding bi"]),
+     ["a pair is one sequence", "add --pair_encoding bi"]),
     ("--compile graphs without CUDA", "multitask", "--compile graphs", ["CUDA alone", "--use_gpu"]),
     ("more --accumulate parts than rows in a step", "classifier", "--accumulate 9", ["8 rows of a step", "at most 8"]),
     ("--save_every with --filepath alone", "multitask", "--save_every 5 --filepath a.pt", ["name a --run_dir too"]),
