@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from datasets import SentenceClassificationDataset
 from extensions.heads.pooling import hidden_states_of
 from files.errors import run_script
 from scripts import probe
@@ -19,7 +20,7 @@ from tests.helpers.regularizer_cases import tiny_model
 
 def test_hidden_states_are_those_before_pooling_whatever_the_padding(bert_dir):
     model = tiny_model(bert_dir)
-    data = probe.SentenceClassificationDataset(
+    data = SentenceClassificationDataset(
         [("a good film", 0, "x"), ("the cat sits on a dull book", 1, "y")], SimpleNamespace(pretrained=bert_dir))
     states, entropies, labels = probe.encode(model.bert, data, "sst", torch.device("cpu"))
     assert states.shape == (2, 2, 24) and len(entropies) == 1 and len(entropies[0]) == 2
